@@ -1,0 +1,31 @@
+# The commands of the README. Each does all the set-up it needs.
+.PHONY: demo test lint format audit-dependencies tools
+
+# Everything the gate checks: format, lints, documentation, dependencies, tests with real etcds.
+test: lint audit-dependencies
+	tests/etcd/install 3.7 >/dev/null
+	tests/etcd/install 3.4 >/dev/null
+	cargo test --locked --workspace
+
+lint: format tools
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" cargo doc --locked --package ringfence --no-deps --quiet
+
+format:
+	cargo fmt --all --check
+
+# Licences, banned crates and sources; duplicates are warnings.
+audit-dependencies:
+	tests/etcd/install-cargo-deny
+	target/tools/bin/cargo-deny --locked check bans licenses sources
+
+# The etcd-client crate of the tests needs protoc when it is built.
+tools:
+	tests/etcd/install-protoc >/dev/null
+
+# A short story with a real etcd and etcdctl. `make demo STAY=1` stays for you to try it.
+demo:
+	etcd="$$(tests/etcd/install 3.7)" && \
+	cargo build --release --locked --package ringfence && \
+	ETCD="$$etcd/etcd" ETCDCTL="$$etcd/etcdctl" \
+	cargo run --release --locked --package ringfence --quiet -- demo $(if $(STAY),--stay)

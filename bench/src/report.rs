@@ -1,0 +1,233 @@
+//! What a run came to: the JSON shapes of `load` and `compare`, and the table a person reads.
+//! Pure: numbers in, text out.
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::Audit;
+
+#[derive(Clone, Serialize, Deserialize)]
+pub struct ProcessReport {
+    pub pid: u32,
+    pub cpu_seconds: f64,
+    pub cpu_microseconds_per_request: f64,
+    pub resident_bytes: u64,
+}
+
+/// One run of `load`. `processes` are those asked for, in that order.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// Answered within the measured window; every rate and cost counts these.
+    pub requests: u64,
+    /// Answered from the first to the last, warm-up included.
+    pub requests_in_all: u64,
+    pub errors: u64,
+    pub first_error: Option<String>,
+    pub seconds: f64,
+    pub throughput_per_second: f64,
+    pub p50_microseconds: f64,
+    pub p99_microseconds: f64,
+    pub p999_microseconds: f64,
+    pub mix: String,
+    pub tls_session: String,
+    pub driver: ProcessReport,
+    pub processes: Vec<ProcessReport>,
+}
+
+/// One contestant in one round. `proxy` is None where nothing stands in between.
+#[derive(Serialize)]
+pub struct Turn {
+    pub round: u32,
+    pub contestant: String,
+    /// The machine's one-minute load average before the turn: high where others kept it busy.
+    pub load_average_before: f64,
+    /// What ringfence's audit files held after the turn, checked call by call.
+    pub audit: Option<Audit>,
+    pub proxy: Option<ProcessReport>,
+    pub upstream: ProcessReport,
+    pub load: LoadReport,
+}
+
+/// The median of each figure over the rounds of one contestant.
+#[derive(Serialize)]
+pub struct Summary {
+    pub contestant: String,
+    pub version: String,
+    pub throughput_per_second: f64,
+    pub p50_microseconds: f64,
+    pub p99_microseconds: f64,
+    pub p999_microseconds: f64,
+    pub proxy_cpu_microseconds_per_request: Option<f64>,
+    pub proxy_resident_bytes: Option<f64>,
+    pub upstream_cpu_microseconds_per_request: f64,
+    pub driver_cpu_microseconds_per_request: f64,
+    /// Decisions and outcomes over calls; 2 is right, and nothing else gets this far.
+    pub audit_records_per_request: Option<f64>,
+    pub audit_bytes_per_request: Option<f64>,
+}
+
+/// CPU per request of one proxy over that of another, each round by itself.
+#[derive(Serialize)]
+pub struct Ratio {
+    pub of: String,
+    pub over: String,
+    pub min: f64,
+    pub median: f64,
+    pub max: f64,
+}
+
+pub fn summary(contestant: &str, version: &str, turns: &[Turn]) -> Option<Summary> {
+    let mine: Vec<&Turn> = turns.iter().filter(|turn| turn.contestant == contestant).collect();
+    let over =
+        |figure: &dyn Fn(&Turn) -> f64| median(mine.iter().map(|turn| figure(turn)).collect());
+    let of_proxy = |figure: &dyn Fn(&ProcessReport) -> f64| {
+        median(mine.iter().filter_map(|turn| turn.proxy.as_ref().map(figure)).collect())
+    };
+    let of_audit = |figure: &dyn Fn(&Audit) -> u64| {
+        let audits = mine.iter().filter_map(|turn| turn.audit.as_ref());
+        median(audits.map(|audit| figure(audit) as f64 / audit.calls as f64).collect())
+    };
+    Some(Summary {
+        contestant: contestant.to_owned(),
+        version: version.to_owned(),
+        throughput_per_second: over(&|turn| turn.load.throughput_per_second)?,
+        p50_microseconds: over(&|turn| turn.load.p50_microseconds)?,
+        p99_microseconds: over(&|turn| turn.load.p99_microseconds)?,
+        p999_microseconds: over(&|turn| turn.load.p999_microseconds)?,
+        proxy_cpu_microseconds_per_request: of_proxy(&|proxy| proxy.cpu_microseconds_per_request),
+        proxy_resident_bytes: of_proxy(&|proxy| proxy.resident_bytes as f64),
+        upstream_cpu_microseconds_per_request: over(&|turn| {
+            turn.upstream.cpu_microseconds_per_request
+        })?,
+        driver_cpu_microseconds_per_request: over(&|turn| {
+            turn.load.driver.cpu_microseconds_per_request
+        })?,
+        audit_records_per_request: of_audit(&|audit| audit.decisions + audit.outcomes),
+        audit_bytes_per_request: of_audit(&|audit| audit.bytes),
+    })
+}
+
+/// None where one of the two did not run or is no proxy.
+pub fn ratio(of: &str, over: &str, turns: &[Turn]) -> Option<Ratio> {
+    let cost = |contestant: &str, round: u32| {
+        let turn =
+            turns.iter().find(|turn| turn.contestant == contestant && turn.round == round)?;
+        Some(turn.proxy.as_ref()?.cpu_microseconds_per_request)
+    };
+    let rounds = turns.iter().map(|turn| turn.round).max()?;
+    let mut ratios: Vec<f64> =
+        (1..=rounds).filter_map(|round| Some(cost(of, round)? / cost(over, round)?)).collect();
+    ratios.sort_by(f64::total_cmp);
+    Some(Ratio {
+        of: of.to_owned(),
+        over: over.to_owned(),
+        min: *ratios.first()?,
+        max: *ratios.last()?,
+        median: median(ratios)?,
+    })
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    match values.len().is_multiple_of(2) {
+        true => Some((values[values.len() / 2 - 1] + upper) / 2.0),
+        false => Some(upper),
+    }
+}
+
+pub fn table(summaries: &[Summary], ratios: &[Ratio]) -> String {
+    let head = [
+        "",
+        "requests/s",
+        "p50 us",
+        "p99 us",
+        "proxy CPU us/req",
+        "proxy MiB",
+        "upstream us/req",
+        "driver us/req",
+        "audit records/req",
+        "audit bytes/req",
+    ];
+    let mut text = String::from("|");
+    for cell in head {
+        text.push_str(&format!(" {cell} |"));
+    }
+    text.push_str("\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n");
+    for row in summaries {
+        let or_dash = |value: Option<f64>, places: usize| {
+            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.places$}"))
+        };
+        text.push_str(&format!(
+            "| {} | {:.0} | {:.0} | {:.0} | {} | {} | {:.1} | {:.1} | {} | {} |\n",
+            row.contestant,
+            row.throughput_per_second,
+            row.p50_microseconds,
+            row.p99_microseconds,
+            or_dash(row.proxy_cpu_microseconds_per_request, 1),
+            or_dash(row.proxy_resident_bytes.map(|bytes| bytes / 1_048_576.0), 1),
+            row.upstream_cpu_microseconds_per_request,
+            row.driver_cpu_microseconds_per_request,
+            or_dash(row.audit_records_per_request, 3),
+            or_dash(row.audit_bytes_per_request, 0),
+        ));
+    }
+    for ratio in ratios {
+        text.push_str(&format!(
+            "CPU per request, {} / {}: median {:.2} (min {:.2}, max {:.2})\n",
+            ratio.of, ratio.over, ratio.median, ratio.min, ratio.max
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turn(round: u32, contestant: &str, cost: f64) -> Turn {
+        let process = ProcessReport {
+            pid: 1,
+            cpu_seconds: 1.0,
+            cpu_microseconds_per_request: cost,
+            resident_bytes: 1 << 20,
+        };
+        Turn {
+            round,
+            contestant: contestant.to_owned(),
+            load_average_before: 0.0,
+            audit: None,
+            proxy: Some(process.clone()),
+            upstream: process.clone(),
+            load: LoadReport {
+                requests: 1,
+                requests_in_all: 1,
+                errors: 0,
+                first_error: None,
+                seconds: 1.0,
+                throughput_per_second: 1.0,
+                p50_microseconds: 1.0,
+                p99_microseconds: 1.0,
+                p999_microseconds: 1.0,
+                mix: String::new(),
+                tls_session: String::new(),
+                driver: process,
+                processes: Vec::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn ratios_pair_the_rounds() {
+        let turns =
+            [turn(1, "a", 10.0), turn(1, "b", 10.0), turn(2, "a", 30.0), turn(2, "b", 10.0)];
+        let ratio = ratio("a", "b", &turns).unwrap();
+        assert_eq!((ratio.min, ratio.median, ratio.max), (1.0, 2.0, 3.0));
+        assert!(super::ratio("a", "absent", &turns).is_none());
+    }
+
+    #[test]
+    fn an_even_count_has_the_mean_of_the_middle_two() {
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(Vec::new()), None);
+    }
+}

@@ -1,0 +1,48 @@
+//! `ringfence cert make`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::{complain, complain_all, say};
+use crate::pki::Recipe;
+use crate::{clock, pki};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the authorities and certificates of a recipe; files that are there are never replaced
+    Make {
+        /// The recipe
+        recipe: PathBuf,
+        /// The folder for NAME.crt and NAME.key
+        folder: PathBuf,
+    },
+}
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let Command::Make { recipe, folder } = &arguments.command;
+    match make(recipe, folder) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(()) => ExitCode::FAILURE,
+    }
+}
+
+fn make(recipe: &Path, folder: &Path) -> Result<(), ()> {
+    let file = recipe.display().to_string();
+    let text = std::fs::read_to_string(recipe)
+        .map_err(|error| complain(&format!("error: cannot read `{file}`: {error}")))?;
+    let recipe = Recipe::read(&file, &text).map_err(|problems| complain_all(&problems))?;
+    let files = pki::make(&recipe, folder, clock::since_epoch())
+        .map_err(|error| complain(&format!("error: {error}")))?;
+    for file in files {
+        say(&file.display().to_string());
+    }
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! `ringfence check`
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{complain_all, say};
+use crate::config;
+
+/// Exit code 0 when `serve` would start with this config.
+pub(super) fn run(path: &Path) -> ExitCode {
+    match config::load(path) {
+        Ok(config) => {
+            complain_all(&config.warnings);
+            let (identities, rules) = config.policy.size();
+            let authorities = config.authorities.len();
+            let path = path.display();
+            say(&format!("{path}: ok: {authorities} CAs, {identities} identities, {rules} rules"));
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            complain_all(&problems);
+            ExitCode::FAILURE
+        }
+    }
+}

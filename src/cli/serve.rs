@@ -1,0 +1,27 @@
+//! `ringfence serve`
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{complain, complain_all};
+use crate::{config, server};
+
+/// Exit code 0 when every call had ended, 1 otherwise.
+pub(super) fn run(path: &Path) -> ExitCode {
+    let config = match config::load(path) {
+        Ok(config) => config,
+        Err(problems) => {
+            complain_all(&problems);
+            return ExitCode::FAILURE;
+        }
+    };
+    complain_all(&config.warnings);
+    match server::run(config) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            complain(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The config file: TOML as written -> everything that `serve` needs, or every mistake in it.
+//!
+//! Only `cli` and `server` may use it; each module has its own `Config` or `Limits` that this one
+//! fills.
+
+mod raw;
+mod resolve;
+
+pub use resolve::load;
+
+use std::net::SocketAddr;
+
+use crate::document::Problem;
+use crate::policy::Policy;
+use crate::proxy::Limits;
+use crate::tls::{Authority, KeyPair};
+use crate::{audit, upstream};
+
+/// Everything that `serve` needs.
+#[derive(Debug)]
+pub struct Config {
+    /// Where etcd's clients connect.
+    pub listen: Vec<SocketAddr>,
+    /// The certificate clients see.
+    pub certificate: KeyPair,
+    /// Who may vouch for clients.
+    pub authorities: Vec<Authority>,
+    /// How etcd is reached.
+    pub upstream: upstream::Config,
+    /// The audit log.
+    pub audit: audit::Config,
+    /// Where metrics and health are.
+    pub admin_listen: SocketAddr,
+    /// Identities and rules.
+    pub policy: Policy,
+    /// Bounds of the client port.
+    pub limits: Limits,
+    /// Threads that serve, each with its own connections.
+    pub cores: usize,
+    /// What is probably not meant.
+    pub warnings: Vec<Problem>,
+}

@@ -1,0 +1,333 @@
+//! A TOML table that is read key by key; what nobody asked for is reported as unknown.
+
+use std::cell::RefCell;
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{Location, Problems};
+
+/// The most values one list may hold, so that a broken file cannot fill the memory with errors.
+const LIST_MAX: usize = 100_000;
+
+/// A value and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    /// Its line.
+    pub location: Location,
+}
+
+/// One file's text.
+#[derive(Debug)]
+pub struct Document<'a> {
+    file: Arc<str>,
+    text: &'a str,
+    /// The offset at which each line begins.
+    line_starts: Vec<usize>,
+}
+
+impl<'a> Document<'a> {
+    /// Takes the text of the file of that name.
+    #[must_use]
+    pub fn new(file: &str, text: &'a str) -> Self {
+        let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let line_starts = std::iter::once(0).chain(breaks.map(|(offset, _)| offset + 1)).collect();
+        Self { file: file.into(), text, line_starts }
+    }
+
+    /// The file as a whole.
+    #[must_use]
+    pub fn location(&self) -> Location {
+        Location { file: Arc::clone(&self.file), line: 0 }
+    }
+
+    fn location_of(&self, span: &Range<usize>) -> Location {
+        let line = self.line_starts.partition_point(|start| *start <= span.start);
+        Location { file: Arc::clone(&self.file), line }
+    }
+
+    /// Parses the text; reports every syntax error and goes on with what could be read.
+    #[must_use]
+    pub fn parse(&self, problems: &Problems) -> Spanned<DeTable<'a>> {
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        for error in errors {
+            let location =
+                error.span().map_or_else(|| self.location(), |span| self.location_of(&span));
+            problems.error(&location, format!("not TOML: {}", error.message()), "");
+        }
+        table
+    }
+
+    /// A reader of the whole document.
+    #[must_use]
+    pub fn root<'d>(
+        &'d self,
+        table: &'d Spanned<DeTable<'a>>,
+        problems: &'d Problems,
+    ) -> TableReader<'d> {
+        TableReader {
+            document: self,
+            table: table.get_ref(),
+            location: self.location(),
+            name: String::new(),
+            taken: RefCell::default(),
+            problems,
+        }
+    }
+}
+
+/// A table whose keys are asked for one by one.
+#[derive(Debug)]
+pub struct TableReader<'d> {
+    document: &'d Document<'d>,
+    table: &'d DeTable<'d>,
+    location: Location,
+    name: String,
+    taken: RefCell<Vec<&'static str>>,
+    problems: &'d Problems,
+}
+
+impl<'d> TableReader<'d> {
+    /// Where the table begins.
+    #[must_use]
+    pub const fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The collector of this run.
+    #[must_use]
+    pub const fn problems(&self) -> &'d Problems {
+        self.problems
+    }
+
+    /// The name of a key with its table, as a user would write it.
+    #[must_use]
+    pub fn path(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+
+    /// Whether the key is there at all.
+    #[must_use]
+    pub fn has(&self, key: &'static str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    fn value(&self, key: &'static str) -> Option<(&'d DeValue<'d>, Location)> {
+        self.taken.borrow_mut().push(key);
+        let value = self.table.get(key)?;
+        Some((value.get_ref(), self.document.location_of(&value.span())))
+    }
+
+    fn wrong_type(&self, key: &str, location: &Location, found: &DeValue<'_>, expected: &str) {
+        let what = format!("`{}` is {}, not {expected}", self.path(key), found.type_str());
+        self.problems.error(location, what, "");
+    }
+
+    fn missing(&self, key: &str, hint: &str) {
+        let what = format!("`{}` is missing", self.path(key));
+        self.problems.error(&self.location, what, hint);
+    }
+
+    /// A text, if the key is there.
+    #[must_use]
+    pub fn text(&self, key: &'static str) -> Option<Located<String>> {
+        let (value, location) = self.value(key)?;
+        match value.as_str() {
+            Some(text) => Some(Located { value: text.to_owned(), location }),
+            None => {
+                self.wrong_type(key, &location, value, "a text");
+                None
+            }
+        }
+    }
+
+    /// A text that must be there and must not be empty; the hint says what belongs there.
+    #[must_use]
+    pub fn required_text(&self, key: &'static str, hint: &str) -> Option<Located<String>> {
+        if !self.has(key) {
+            self.taken.borrow_mut().push(key);
+            self.missing(key, hint);
+            return None;
+        }
+        let text = self.text(key)?;
+        if text.value.is_empty() {
+            self.problems.error(&text.location, format!("`{}` is empty", self.path(key)), hint);
+            return None;
+        }
+        Some(text)
+    }
+
+    /// A list of texts; absent is empty.
+    #[must_use]
+    pub fn texts(&self, key: &'static str) -> Vec<Located<String>> {
+        let Some((value, location)) = self.value(key) else {
+            return Vec::new();
+        };
+        let Some(list) = value.as_array() else {
+            self.wrong_type(key, &location, value, "a list of texts");
+            return Vec::new();
+        };
+        let mut texts = Vec::new();
+        for item in list.iter().take(LIST_MAX) {
+            let location = self.document.location_of(&item.span());
+            match item.get_ref().as_str() {
+                Some(text) => texts.push(Located { value: text.to_owned(), location }),
+                None => self.wrong_type(key, &location, item.get_ref(), "a text"),
+            }
+        }
+        texts
+    }
+
+    /// A list of texts that must be there and must not be empty.
+    #[must_use]
+    pub fn required_texts(&self, key: &'static str, hint: &str) -> Vec<Located<String>> {
+        let present = self.has(key);
+        let texts = self.texts(key);
+        if !present {
+            self.missing(key, hint);
+        } else if self.is_empty_list(key) {
+            let location = self.location_of_key(key);
+            self.problems.error(&location, format!("`{}` is empty", self.path(key)), hint);
+        }
+        texts
+    }
+
+    fn is_empty_list(&self, key: &str) -> bool {
+        let list = self.table.get(key).and_then(|value| value.get_ref().as_array());
+        list.is_some_and(|list| list.is_empty())
+    }
+
+    /// Where a key stands, or the table when it does not.
+    #[must_use]
+    pub fn location_of_key(&self, key: &'static str) -> Location {
+        let value = self.table.get(key);
+        value
+            .map_or_else(|| self.location.clone(), |value| self.document.location_of(&value.span()))
+    }
+
+    /// A whole number within bounds, or the default.
+    #[must_use]
+    pub fn number(&self, key: &'static str, bounds: RangeInclusive<u64>, default: u64) -> u64 {
+        let Some((value, location)) = self.value(key) else {
+            return default;
+        };
+        let Some(integer) = value.as_integer() else {
+            self.wrong_type(key, &location, value, "a whole number");
+            return default;
+        };
+        let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
+        if let Some(number) = number.filter(|number| bounds.contains(number)) {
+            return number;
+        }
+        let what = format!(
+            "`{}` is {}, outside {} to {}",
+            self.path(key),
+            integer.as_str(),
+            bounds.start(),
+            bounds.end()
+        );
+        self.problems.error(&location, what, format!("leave it out for the default, {default}"));
+        default
+    }
+
+    /// A table, if the key is there.
+    #[must_use]
+    pub fn table(&self, key: &'static str) -> Option<Self> {
+        let (value, location) = self.value(key)?;
+        let Some(table) = value.as_table() else {
+            self.wrong_type(key, &location, value, "a table");
+            return None;
+        };
+        Some(self.inner(self.path(key), table, location))
+    }
+
+    /// A table that must be there.
+    #[must_use]
+    pub fn required_table(&self, key: &'static str, hint: &str) -> Option<Self> {
+        if !self.has(key) {
+            self.taken.borrow_mut().push(key);
+            self.missing(key, hint);
+            return None;
+        }
+        self.table(key)
+    }
+
+    /// A list of tables (`[[key]]`); absent is empty.
+    #[must_use]
+    pub fn tables(&self, key: &'static str) -> Vec<Self> {
+        let Some((value, location)) = self.value(key) else {
+            return Vec::new();
+        };
+        let Some(list) = value.as_array() else {
+            self.wrong_type(key, &location, value, "a list of tables");
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for item in list.iter().take(LIST_MAX) {
+            let location = self.document.location_of(&item.span());
+            match item.get_ref().as_table() {
+                Some(table) => tables.push(self.inner(self.path(key), table, location)),
+                None => self.wrong_type(key, &location, item.get_ref(), "a table"),
+            }
+        }
+        tables
+    }
+
+    /// Every key with its text value; for tables whose keys the user chooses.
+    #[must_use]
+    pub fn inner_keys(&self) -> Vec<Located<String>> {
+        let key = |key: &Spanned<toml::de::DeString<'_>>| Located {
+            value: key.get_ref().to_string(),
+            location: self.document.location_of(&key.span()),
+        };
+        self.table.keys().map(key).collect()
+    }
+
+    fn inner(&self, name: String, table: &'d DeTable<'d>, location: Location) -> Self {
+        Self {
+            document: self.document,
+            table,
+            location,
+            name,
+            taken: RefCell::default(),
+            problems: self.problems,
+        }
+    }
+
+    /// Reports every key that nobody asked for. Call it last.
+    pub fn finish(self) {
+        let taken = self.taken.borrow();
+        for key in self.table.keys() {
+            let name = key.get_ref().as_ref();
+            if taken.contains(&name) {
+                continue;
+            }
+            let nearest = taken
+                .iter()
+                .map(|known| (strsim::damerau_levenshtein(known, name), *known))
+                .min()
+                .filter(|(distance, _)| *distance <= 2);
+            let hint = match nearest {
+                Some((_, known)) => format!("did you mean `{known}`?"),
+                None => format!("known here: {}", known_list(&taken)),
+            };
+            let location = self.document.location_of(&key.span());
+            self.problems.error(
+                &location,
+                format!("`{}` is not a known key", self.path(name)),
+                hint,
+            );
+        }
+    }
+}
+
+fn known_list(taken: &[&str]) -> String {
+    let mut known: Vec<String> = taken.iter().map(|key| format!("`{key}`")).collect();
+    known.sort();
+    known.dedup();
+    known.join(", ")
+}

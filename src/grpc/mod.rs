@@ -1,0 +1,10 @@
+//! gRPC over HTTP/2 without sockets: messages, headers, statuses.
+//!
+//! It knows neither etcd nor policy.
+
+pub mod frame;
+pub mod metadata;
+pub mod status;
+
+pub use frame::{FrameError, MessageReader};
+pub use status::{Code, Status};

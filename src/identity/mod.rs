@@ -1,0 +1,12 @@
+//! A verified leaf certificate becomes a principal: the name of the one identity that matches, and
+//! the values its match and its roles take from the certificate.
+//!
+//! Pure: it reads bytes that `tls` has verified; it verifies nothing itself.
+
+pub mod certificate;
+pub mod pattern;
+pub mod principal;
+
+pub use certificate::CertificateFacts;
+pub use pattern::{CertificatePattern, Glob};
+pub use principal::{CaptureError, Principal, Variable};

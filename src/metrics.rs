@@ -1,0 +1,152 @@
+//! Every metric of the process, made once and handed down; labels come from fixed sets only.
+//!
+//! prometheus-client and not the global recorder of the `metrics` crate: the registry is passed,
+//! and a histogram keeps buckets, not samples that wait to be collected.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::etcd::Rpc;
+
+/// The upper bounds of the latency buckets, in seconds.
+const LATENCY_BUCKETS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+type Labels = [(&'static str, &'static str); 1];
+type RequestLabels = [(&'static str, &'static str); 2];
+
+/// What became of a call, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Allowed by policy.
+    Allow,
+    /// Denied by policy.
+    Deny,
+    /// Refused before policy was asked.
+    Refuse,
+}
+
+impl Verdict {
+    const ALL: [&'static str; 3] = ["allow", "deny", "refuse"];
+}
+
+fn counters(
+    requests: &Family<RequestLabels, Counter>,
+    rpc: &'static str,
+) -> [Counter; Verdict::ALL.len()] {
+    Verdict::ALL.map(|verdict| requests.get_or_create_owned(&[("rpc", rpc), ("verdict", verdict)]))
+}
+
+/// The metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// By RPC and verdict, looked up ahead: a call counts without a lock or a hash.
+    requests: Vec<[Counter; Verdict::ALL.len()]>,
+    unknown_requests: [Counter; Verdict::ALL.len()],
+    handshakes_refused: Family<Labels, Counter>,
+    /// Handshakes that succeeded.
+    pub handshakes: Counter,
+    /// Open client connections.
+    pub connections: Gauge,
+    /// Open upstream connections.
+    pub upstream_connections: Gauge,
+    /// Failed attempts to connect upstream.
+    pub upstream_connect_failures: Counter,
+    /// Records written.
+    pub audit_records: Counter<u64, AtomicU64>,
+    /// Requests refused because the log had no room.
+    pub audit_refused: Counter<u64, AtomicU64>,
+    latency: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("ringfence");
+        let requests = Family::<RequestLabels, Counter>::default();
+        let metrics = Self {
+            requests: Rpc::ALL.iter().map(|rpc| counters(&requests, rpc.path())).collect(),
+            unknown_requests: counters(&requests, "unknown"),
+            handshakes_refused: Family::default(),
+            handshakes: Counter::default(),
+            connections: Gauge::default(),
+            upstream_connections: Gauge::default(),
+            upstream_connect_failures: Counter::default(),
+            audit_records: Counter::default(),
+            audit_refused: Counter::default(),
+            latency: Histogram::new(LATENCY_BUCKETS),
+            registry: Registry::default(),
+        };
+        registry.register("requests", "Calls by RPC and verdict", requests);
+        registry.register(
+            "handshakes_refused",
+            "Handshakes refused, by reason",
+            metrics.handshakes_refused.clone(),
+        );
+        registry.register("handshakes", "Handshakes that succeeded", metrics.handshakes.clone());
+        registry.register("connections", "Open client connections", metrics.connections.clone());
+        registry.register(
+            "upstream_connections",
+            "Open connections to etcd",
+            metrics.upstream_connections.clone(),
+        );
+        registry.register(
+            "upstream_connect_failures",
+            "Failed attempts to connect to etcd",
+            metrics.upstream_connect_failures.clone(),
+        );
+        registry.register("audit_records", "Audit records written", metrics.audit_records.clone());
+        registry.register(
+            "audit_refused",
+            "Records that found no room in the audit queue",
+            metrics.audit_refused.clone(),
+        );
+        registry.register_with_unit(
+            "forward_duration",
+            "From the decision to the end of the reply, for forwarded calls",
+            Unit::Seconds,
+            metrics.latency.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// Counts a call; `None` is a path that no RPC has.
+    pub fn count_request(&self, rpc: Option<Rpc>, verdict: Verdict) {
+        let counters = rpc.and_then(|rpc| self.requests.get(rpc.index()));
+        let [allow, deny, refuse] = counters.unwrap_or(&self.unknown_requests);
+        match verdict {
+            Verdict::Allow => allow.inc(),
+            Verdict::Deny => deny.inc(),
+            Verdict::Refuse => refuse.inc(),
+        };
+    }
+
+    /// Counts a refused handshake.
+    pub fn count_refused_handshake(&self, reason: &'static str) {
+        self.handshakes_refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Notes how long a forwarded call took.
+    pub fn observe_forward(&self, latency: Duration) {
+        self.latency.observe(latency.as_secs_f64());
+    }
+
+    /// The OpenMetrics text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(_) => String::new(),
+        }
+    }
+}

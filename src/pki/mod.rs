@@ -1,0 +1,141 @@
+//! Makes a small PKI from a recipe: authorities and certificates as PEM files, keys with mode 0600.
+//! For trying ringfence, for tests, and for people who have no PKI of their own.
+
+mod recipe;
+
+pub use recipe::{AuthorityRecipe, CertificateRecipe, Recipe};
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+};
+use time::OffsetDateTime;
+
+/// Authorities outlive what they sign.
+const AUTHORITY_DAYS: i64 = 3650;
+
+/// Why no PKI was made.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file cannot be written; one that is there is never replaced.
+    #[error("cannot write `{}`: {error}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A certificate that cannot be.
+    #[error("certificate `{name}`: {error}")]
+    Certificate {
+        /// Its name in the recipe.
+        name: String,
+        /// Why.
+        error: rcgen::Error,
+    },
+}
+
+/// Makes every authority and certificate of the recipe in the folder: `NAME.crt` and `NAME.key`.
+///
+/// # Errors
+/// When a file is already there or cannot be written, or a certificate cannot be made.
+pub fn make(recipe: &Recipe, folder: &Path, now: Duration) -> Result<Vec<PathBuf>, PkiError> {
+    let write_error = |error| PkiError::Write { path: folder.to_owned(), error };
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(write_error)?;
+    let mut files = Vec::new();
+    for authority in &recipe.authorities {
+        let named = |error| PkiError::Certificate { name: authority.name.clone(), error };
+        let issuer = self::authority(authority, now).map_err(named)?;
+        files.push(write(folder, &authority.name, "crt", &issuer.pem(), 0o644)?);
+        files.push(write(folder, &authority.name, "key", &issuer.key().serialize_pem(), 0o600)?);
+        for certificate in &recipe.certificates {
+            if certificate.authority != authority.name {
+                continue;
+            }
+            let named = |error| PkiError::Certificate { name: certificate.name.clone(), error };
+            let (chain, key) = leaf(certificate, &issuer, now).map_err(named)?;
+            files.push(write(folder, &certificate.name, "crt", &chain, 0o644)?);
+            files.push(write(folder, &certificate.name, "key", &key, 0o600)?);
+        }
+    }
+    Ok(files)
+}
+
+fn authority(
+    recipe: &AuthorityRecipe,
+    now: Duration,
+) -> Result<CertifiedIssuer<'static, KeyPair>, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, recipe.common_name.clone());
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    set_validity(&mut params, now, -1, AUTHORITY_DAYS);
+    CertifiedIssuer::self_signed(params, KeyPair::generate()?)
+}
+
+fn leaf(
+    recipe: &CertificateRecipe,
+    issuer: &CertifiedIssuer<'static, KeyPair>,
+    now: Duration,
+) -> Result<(String, String), rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    for (kind, values) in [
+        (DnType::OrganizationName, &recipe.organizations),
+        (DnType::OrganizationalUnitName, &recipe.organizational_units),
+    ] {
+        for value in values {
+            params.distinguished_name.push(kind.clone(), value.clone());
+        }
+    }
+    if let Some(common_name) = &recipe.common_name {
+        params.distinguished_name.push(DnType::CommonName, common_name.clone());
+    }
+    for dns in &recipe.dns {
+        params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(dns.as_str())?));
+    }
+    for uri in &recipe.uris {
+        params.subject_alt_names.push(SanType::URI(Ia5String::try_from(uri.as_str())?));
+    }
+    params.subject_alt_names.extend(recipe.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    if recipe.server {
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    }
+    if recipe.client {
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    }
+    set_validity(&mut params, now, recipe.valid_from_days, recipe.valid_days);
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, issuer)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+fn set_validity(params: &mut CertificateParams, now: Duration, from_days: i64, days: i64) {
+    let now = OffsetDateTime::UNIX_EPOCH
+        .saturating_add(time::Duration::try_from(now).unwrap_or_default());
+    params.not_before = now.saturating_add(time::Duration::days(from_days));
+    params.not_after = params.not_before.saturating_add(time::Duration::days(days));
+}
+
+fn write(
+    folder: &Path,
+    name: &str,
+    ending: &str,
+    text: &str,
+    mode: u32,
+) -> Result<PathBuf, PkiError> {
+    let path = folder.join(format!("{name}.{ending}"));
+    let file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| PkiError::Write { path: path.clone(), error })?;
+    Ok(path)
+}

@@ -1,0 +1,101 @@
+//! The client port: the journey of a call. Its phases have the same names everywhere: read, decide,
+//! record, forward, relay.
+//!
+//! It never sends client bytes, client paths or client headers on.
+
+mod call;
+mod connection;
+mod http1;
+mod refuse;
+mod share;
+
+pub use connection::serve;
+pub use refuse::Refusal;
+pub use share::Shares;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::audit::Recorder;
+use crate::audit::fold::RefusalFold;
+use crate::metrics::Metrics;
+use crate::policy::Policy;
+use crate::tls::Acceptor;
+use crate::upstream::Pool;
+
+/// The bounds of the client port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Handshakes that may be under way, in all.
+    pub pending_handshakes: usize,
+    /// How long a handshake may take.
+    pub handshake_timeout: Duration,
+    /// Streams of one connection at a time; kube-apiserver multiplexes.
+    pub streams_per_connection: u32,
+    /// A request's headers, as HTTP/2 counts them.
+    pub header_list_bytes: u32,
+    /// A request's message (etcd takes 1.5 MiB and 512 KiB of overhead).
+    pub request_bytes: usize,
+    /// Calls of one principal at a time, per core.
+    pub calls_per_principal: u32,
+    /// Messages of one principal in memory at a time, per core.
+    pub request_bytes_per_principal: usize,
+    /// How long a call may take in all; a shorter `grpc-timeout` counts.
+    pub call_timeout: Duration,
+    /// How long open calls may go on after the end was asked for.
+    pub drain_timeout: Duration,
+}
+
+/// What the connections of one core share.
+#[derive(Debug)]
+pub struct Core {
+    /// Identities and rules.
+    pub policy: Arc<Policy>,
+    /// The audit log.
+    pub recorder: Recorder,
+    /// Refused connections, folded; shared by every core.
+    pub refusals: Arc<std::sync::Mutex<RefusalFold>>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Handshakes.
+    pub acceptor: Arc<Acceptor>,
+    /// Connections to etcd.
+    pub pool: Pool,
+    /// What principals use of this core.
+    pub shares: RefCell<Shares>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Calls that have not ended.
+    pub open_calls: OpenCalls,
+}
+
+/// How many calls of a core have not ended.
+#[derive(Clone, Debug, Default)]
+pub struct OpenCalls(Rc<Cell<usize>>);
+
+/// One open call; dropped when it ends.
+#[derive(Debug)]
+struct OpenCall(OpenCalls);
+
+impl OpenCalls {
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.get()
+    }
+
+    fn open(&self) -> OpenCall {
+        self.0.set(self.0.get() + 1);
+        OpenCall(self.clone())
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get().saturating_sub(1));
+    }
+}

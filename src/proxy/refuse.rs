@@ -1,0 +1,134 @@
+//! Every reason for which a call ends here, and the one place that turns it into a gRPC status.
+
+use crate::etcd::{Malformed, Rpc};
+use crate::grpc::metadata::MetadataError;
+use crate::grpc::{Code, FrameError, Status};
+use crate::upstream::ForwardError;
+
+/// etcd's own text; its clients know the error by it and do not retry.
+const PERMISSION_DENIED: &str = "etcdserver: permission denied";
+const TOO_MANY_REQUESTS: &str = "etcdserver: too many requests";
+
+/// Why a call is refused before policy is asked. Blame: the client, unless it says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The certificate is nobody.
+    #[error("{0}")]
+    NoPrincipal(String),
+    /// No RPC has this path.
+    #[error("unknown path")]
+    UnknownPath,
+    /// An RPC that this version does not forward.
+    #[error("not forwarded by this version")]
+    NotForwarded(Rpc),
+    /// gRPC is POST.
+    #[error("the method is not POST")]
+    Method,
+    /// Headers that cannot be read without doubt.
+    #[error("{0}")]
+    Metadata(#[from] MetadataError),
+    /// DATA that is not one message.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// A message that can be read in two ways, or that etcd would not run.
+    #[error("{0}")]
+    Malformed(#[from] Malformed),
+    /// The client went away before its request was whole.
+    #[error("the client went away before its request was whole")]
+    Aborted,
+    /// The request did not come in time.
+    #[error("the request was not whole in time")]
+    Slow,
+    /// The principal uses all of its share.
+    #[error("the principal uses all of its share")]
+    Share,
+}
+
+impl Refusal {
+    /// The name in records: short, from a fixed set.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NoPrincipal(_) => "no_principal",
+            Self::UnknownPath => "unknown_path",
+            Self::NotForwarded(_) => "not_forwarded",
+            Self::Method => "method",
+            Self::Metadata(_) => "metadata",
+            Self::Frame(_) => "frame",
+            Self::Malformed(_) => "malformed",
+            Self::Aborted => "aborted",
+            Self::Slow => "slow",
+            Self::Share => "share",
+        }
+    }
+
+    /// What the client hears; `None` when it is gone.
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        Some(match self {
+            Self::NoPrincipal(_) => permission_denied(),
+            Self::UnknownPath => {
+                Status::new(Code::Unimplemented, "ringfence: unknown service or method")
+            }
+            Self::NotForwarded(rpc) => Status::new(
+                Code::Unimplemented,
+                format!("ringfence: {} is not forwarded by this version", rpc.path()),
+            ),
+            Self::Method => Status::new(Code::Internal, "ringfence: the method is not POST"),
+            Self::Metadata(error) => {
+                let code = match error {
+                    MetadataError::ContentType | MetadataError::Encoding => Code::Unimplemented,
+                    MetadataError::ApiVersion | MetadataError::Timeout => Code::InvalidArgument,
+                };
+                Status::new(code, error.to_string())
+            }
+            Self::Frame(error) => {
+                let code = match error {
+                    FrameError::TooLarge { .. } => Code::ResourceExhausted,
+                    FrameError::Incomplete
+                    | FrameError::MoreThanOne
+                    | FrameError::Compressed
+                    | FrameError::Flag => Code::Internal,
+                };
+                Status::new(code, error.to_string())
+            }
+            Self::Malformed(error) => Status::new(Code::InvalidArgument, error.to_string()),
+            Self::Aborted => return None,
+            Self::Slow => {
+                Status::new(Code::DeadlineExceeded, "ringfence: the request was not whole in time")
+            }
+            Self::Share => Status::new(Code::ResourceExhausted, TOO_MANY_REQUESTS),
+        })
+    }
+}
+
+/// What a denied client hears: never which key or rule it was.
+pub(super) fn permission_denied() -> Status {
+    Status::new(Code::PermissionDenied, PERMISSION_DENIED)
+}
+
+/// What a client hears when its decision cannot be recorded. Blame: us.
+pub(super) fn audit_unavailable() -> Status {
+    Status::new(Code::Unavailable, "ringfence: the audit log takes no records")
+}
+
+/// What a client hears when etcd gave no answer, and the name in the record. Blame: upstream.
+pub(super) fn forward_failed(error: &ForwardError) -> (Status, &'static str) {
+    let unavailable = |text: &str| Status::new(Code::Unavailable, format!("ringfence: {text}"));
+    match error {
+        ForwardError::Unreachable => (unavailable("etcd cannot be reached"), "unreachable"),
+        ForwardError::Full => {
+            (Status::new(Code::ResourceExhausted, TOO_MANY_REQUESTS), "upstream_full")
+        }
+        ForwardError::Broken(_) => (unavailable("the connection to etcd broke"), "broken"),
+        ForwardError::NotGrpc(_) => (unavailable("etcd's answer is not gRPC"), "not_grpc"),
+        ForwardError::RecordMismatch => {
+            (Status::new(Code::Internal, "ringfence: internal error"), "internal")
+        }
+    }
+}
+
+/// What a client hears when its time is over.
+pub(super) fn timed_out() -> (Status, &'static str) {
+    (Status::new(Code::DeadlineExceeded, "ringfence: the call took too long"), "timeout")
+}

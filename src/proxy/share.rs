@@ -1,0 +1,93 @@
+//! What one principal uses of a core at a time, so that no tenant takes what others need.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+
+use crate::identity::Principal;
+
+/// Shares by principal; one that nobody holds any more is forgotten.
+#[derive(Debug, Default)]
+pub struct Shares(HashMap<Principal, Weak<Share>>);
+
+/// One principal's use.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    calls: Cell<u32>,
+    request_bytes: Cell<usize>,
+}
+
+/// A call that counts; given up when dropped.
+#[derive(Debug)]
+pub(super) struct CallShare {
+    share: Rc<Share>,
+    bytes: usize,
+}
+
+impl Shares {
+    pub(super) fn of(&mut self, principal: &Principal) -> Rc<Share> {
+        if let Some(share) = self.0.get(principal).and_then(Weak::upgrade) {
+            return share;
+        }
+        self.0.retain(|_, share| share.strong_count() > 0);
+        let share = Rc::new(Share::default());
+        self.0.insert(principal.clone(), Rc::downgrade(&share));
+        share
+    }
+}
+
+impl Share {
+    /// Takes a place for a call, if there is one.
+    pub(super) fn call(self: &Rc<Self>, calls_max: u32) -> Option<CallShare> {
+        let calls = self.calls.get();
+        (calls < calls_max).then(|| {
+            self.calls.set(calls + 1);
+            CallShare { share: Rc::clone(self), bytes: 0 }
+        })
+    }
+}
+
+impl CallShare {
+    /// Counts bytes of the call's message; false when the principal has too many in memory.
+    pub(super) fn add_bytes(&mut self, bytes: usize, bytes_max: usize) -> bool {
+        let total = self.share.request_bytes.get().saturating_add(bytes);
+        if total > bytes_max {
+            return false;
+        }
+        self.share.request_bytes.set(total);
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for CallShare {
+    fn drop(&mut self) {
+        let share = &self.share;
+        share.calls.set(share.calls.get().saturating_sub(1));
+        share.request_bytes.set(share.request_bytes.get().saturating_sub(self.bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_principal_has_its_share_on_all_its_connections_and_no_more() {
+        let mut shares = Shares::default();
+        let principal = Principal::new("tenant", vec![]);
+        let (one, other) = (shares.of(&principal), shares.of(&principal));
+        let mut first = one.call(2).unwrap();
+        let second = other.call(2).unwrap();
+        assert!(one.call(2).is_none());
+        assert!(first.add_bytes(6, 10) && !first.add_bytes(5, 10));
+        drop((first, second));
+        let mut third = one.call(2).unwrap();
+        assert!(third.add_bytes(10, 10));
+        let neighbour = shares.of(&Principal::new("neighbour", vec![]));
+        assert!(neighbour.call(1).is_some());
+        drop((one, other, third, neighbour));
+        shares.of(&Principal::new("last", vec![]));
+        assert_eq!(shares.0.len(), 1, "shares that nobody holds are forgotten");
+    }
+}

@@ -1,0 +1,194 @@
+//! The threads that serve, one per core, each with a runtime of its own.
+
+use std::cell::RefCell;
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::Instant;
+
+use crate::audit::fold::RefusalFold;
+use crate::audit::{ConnectionId, Recorder};
+use crate::metrics::Metrics;
+use crate::policy::Policy;
+use crate::proxy::{self, Core, Limits, OpenCalls, Shares};
+use crate::tls::Acceptor;
+use crate::upstream::{self, Pool};
+
+/// Sockets that may wait for a core.
+const SOCKETS_WAITING_MAX: usize = 256;
+/// How long idle connections may take to close after GOAWAY.
+const IDLE_GRACE: Duration = Duration::from_millis(500);
+
+/// What every core gets a handle of.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) policy: Arc<Policy>,
+    pub(super) recorder: Recorder,
+    pub(super) refusals: Arc<Mutex<RefusalFold>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) acceptor: Arc<Acceptor>,
+    pub(super) upstream: upstream::Config,
+    pub(super) limits: Limits,
+    pub(super) draining: watch::Receiver<bool>,
+}
+
+/// A socket on its way to a core, with the places it takes.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) stream: TcpStream,
+    pub(super) source: SocketAddr,
+    pub(super) connection: ConnectionId,
+    pub(super) connection_slot: OwnedSemaphorePermit,
+    pub(super) handshake_slot: OwnedSemaphorePermit,
+}
+
+/// The way to one core.
+#[derive(Clone, Debug)]
+pub(super) struct Handle {
+    sockets: mpsc::Sender<Socket>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Handle {
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Gives a socket to the core; without room there it is closed.
+    pub(super) fn give(&self, socket: Socket) -> bool {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let given = self.sockets.try_send(socket).is_ok();
+        if !given {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        given
+    }
+}
+
+/// All cores.
+#[derive(Debug)]
+pub(super) struct Workers {
+    handles: Vec<Handle>,
+    threads: Vec<JoinHandle<bool>>,
+}
+
+impl Workers {
+    pub(super) fn handles(&self) -> Vec<Handle> {
+        self.handles.clone()
+    }
+
+    /// Waits until every call has ended, at most that long; true when all had.
+    pub(super) async fn join(self, drain_timeout: Duration) -> bool {
+        drop(self.handles);
+        let waiting = async {
+            while self.threads.iter().any(|thread| !thread.is_finished()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // The cores stop by themselves at the drain timeout; a little more lets them say so.
+        let bounded = tokio::time::timeout(drain_timeout + Duration::from_secs(2), waiting).await;
+        let clean = self.threads.into_iter().filter(JoinHandle::is_finished);
+        bounded.is_ok() && clean.map(JoinHandle::join).all(|joined| matches!(joined, Ok(true)))
+    }
+}
+
+/// Starts the cores.
+pub(super) fn start(cores: usize, shared: &Shared) -> std::io::Result<Workers> {
+    let mut workers = Workers { handles: Vec::new(), threads: Vec::new() };
+    for core in 0..cores.max(1) {
+        let (sockets, arriving) = mpsc::channel(SOCKETS_WAITING_MAX);
+        let connections = Arc::new(AtomicUsize::new(0));
+        workers.handles.push(Handle { sockets, connections: Arc::clone(&connections) });
+        let shared = shared.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name(format!("core-{core}")).spawn(move || {
+            let local = LocalSet::new();
+            runtime.block_on(local.run_until(serve(shared, arriving, connections)))
+        })?;
+        workers.threads.push(thread);
+    }
+    Ok(workers)
+}
+
+/// Serves until the end is asked for; true when every call had ended within the drain time.
+async fn serve(
+    shared: Shared,
+    mut arriving: mpsc::Receiver<Socket>,
+    connections: Arc<AtomicUsize>,
+) -> bool {
+    let mut draining = shared.draining.clone();
+    let core = Rc::new(Core {
+        policy: shared.policy,
+        recorder: shared.recorder,
+        refusals: shared.refusals,
+        pool: Pool::new(shared.upstream, Arc::clone(&shared.metrics)),
+        metrics: shared.metrics,
+        acceptor: shared.acceptor,
+        shares: RefCell::new(Shares::default()),
+        limits: shared.limits,
+        open_calls: OpenCalls::default(),
+    });
+    let mut serving = JoinSet::new();
+    loop {
+        tokio::select! {
+            socket = arriving.recv() => {
+                let Some(socket) = socket else { break };
+                let draining = shared.draining.clone();
+                let connections = Arc::clone(&connections);
+                let core = Rc::clone(&core);
+                serving.spawn_local(async move {
+                    serve_socket(core, socket, draining).await;
+                    connections.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            Some(_) = serving.join_next() => {}
+            _ = draining.wait_for(|draining| *draining) => break,
+        }
+    }
+    drain(&core, &mut serving).await
+}
+
+/// Lets open calls finish, at most for the drain time; true when none was cut. A client that holds
+/// an idle connection and does not answer our GOAWAY holds up nobody for longer than the grace.
+async fn drain(core: &Core, serving: &mut JoinSet<()>) -> bool {
+    let deadline = Instant::now() + core.limits.drain_timeout;
+    let grace = Instant::now() + IDLE_GRACE.min(core.limits.drain_timeout);
+    loop {
+        tokio::select! {
+            next = serving.join_next() => {
+                if next.is_none() {
+                    return true;
+                }
+            }
+            () = tokio::time::sleep(Duration::from_millis(10)) => {}
+        }
+        let open = core.open_calls.count();
+        if open == 0 && Instant::now() >= grace {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            tracing::warn!(
+                open,
+                "calls were still open at the end of the drain time; they are cut"
+            );
+            return open == 0;
+        }
+    }
+}
+
+async fn serve_socket(core: Rc<Core>, socket: Socket, draining: watch::Receiver<bool>) {
+    let Socket { stream, source, connection, connection_slot, handshake_slot } = socket;
+    match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => {
+            proxy::serve(core, stream, source, connection, handshake_slot, draining).await;
+        }
+        Err(error) => tracing::warn!(%error, "a socket cannot be served"),
+    }
+    drop(connection_slot);
+}

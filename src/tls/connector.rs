@@ -1,0 +1,61 @@
+//! The client handshake towards etcd: the server is verified by name, our certificate is shown.
+
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::material::KeyPair;
+use super::provider;
+
+/// Connects to servers that a set of roots vouches for.
+#[derive(Clone)]
+pub struct Connector {
+    inner: TlsConnector,
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Connector").finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// A connector; `certificate` is shown when the server asks for one.
+    ///
+    /// # Errors
+    /// When the provider has no usable protocol version.
+    pub fn new(
+        roots: Arc<RootCertStore>,
+        certificate: Option<&KeyPair>,
+    ) -> Result<Self, rustls::Error> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_root_certificates(roots);
+        let mut config = match certificate {
+            None => builder.with_no_client_auth(),
+            Some(pair) => {
+                let shown = SingleCertAndKey::from(rustls::sign::CertifiedKey::clone(pair));
+                builder.with_client_cert_resolver(Arc::new(shown))
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Self { inner: TlsConnector::from(Arc::new(config)) })
+    }
+
+    /// Shakes hands.
+    ///
+    /// # Errors
+    /// When the server is not who it should be, or does not speak TLS.
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        name: ServerName<'static>,
+        stream: S,
+    ) -> std::io::Result<TlsStream<S>> {
+        self.inner.connect(name, stream).await
+    }
+}

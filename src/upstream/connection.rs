@@ -1,0 +1,146 @@
+//! One HTTP/2 connection to one member.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use http::Uri;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{Config, Endpoint};
+use crate::etcd::ReadableRpc;
+use crate::metrics::Metrics;
+
+/// What one reply may have under way before its client has taken it. A stopped reader holds this
+/// much memory and no more.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+/// h2 counts unread small DATA frames at this much each; a stopped reader of a watch or of many
+/// small chunks must not end the connection that others share.
+const DATA_FRAME_OVERHEAD_BYTES: usize = 256;
+const DATA_FRAMES_PER_STREAM: usize = 64;
+
+/// A live connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<Bytes>,
+    pub(super) in_flight: Rc<Cell<u32>>,
+    pub(super) alive: Rc<Cell<bool>>,
+    pub(super) uris: Rc<Uris>,
+}
+
+/// The URI of each RPC, made once: paths come from the catalog, never from a client.
+#[derive(Debug)]
+pub(super) struct Uris {
+    range: Uri,
+    put: Uri,
+    delete_range: Uri,
+    txn: Uri,
+    compact: Uri,
+}
+
+impl Uris {
+    fn new(endpoint: &Endpoint) -> Result<Self, http::Error> {
+        let uri = |rpc: ReadableRpc| {
+            Uri::builder()
+                .scheme(endpoint.scheme())
+                .authority(endpoint.authority())
+                .path_and_query(rpc.rpc().path())
+                .build()
+        };
+        Ok(Self {
+            range: uri(ReadableRpc::Range)?,
+            put: uri(ReadableRpc::Put)?,
+            delete_range: uri(ReadableRpc::DeleteRange)?,
+            txn: uri(ReadableRpc::Txn)?,
+            compact: uri(ReadableRpc::Compact)?,
+        })
+    }
+
+    pub(super) fn of(&self, rpc: ReadableRpc) -> Uri {
+        match rpc {
+            ReadableRpc::Range => self.range.clone(),
+            ReadableRpc::Put => self.put.clone(),
+            ReadableRpc::DeleteRange => self.delete_range.clone(),
+            ReadableRpc::Txn => self.txn.clone(),
+            ReadableRpc::Compact => self.compact.clone(),
+        }
+    }
+}
+
+/// Why a connection did not come up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("no connection in time")]
+    Timeout,
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Http2(#[from] h2::Error),
+    #[error("{0}")]
+    Uri(#[from] http::Error),
+    #[error("no certificate material for https")]
+    NoConnector,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// Connects within the deadline; the connection is driven by a task of this core.
+pub(super) async fn connect(
+    config: &Config,
+    endpoint: &Endpoint,
+    metrics: &Arc<Metrics>,
+) -> Result<Connection, ConnectError> {
+    let connecting = establish(config, endpoint, metrics);
+    let connected = tokio::time::timeout(config.connect_timeout, connecting).await;
+    connected.unwrap_or(Err(ConnectError::Timeout))
+}
+
+async fn establish(
+    config: &Config,
+    endpoint: &Endpoint,
+    metrics: &Arc<Metrics>,
+) -> Result<Connection, ConnectError> {
+    let stream: Box<dyn Stream> = match endpoint {
+        Endpoint::Unix { path } => Box::new(UnixStream::connect(path).await?),
+        Endpoint::Http { authority } => {
+            let stream = TcpStream::connect(authority.as_str()).await?;
+            stream.set_nodelay(true)?;
+            Box::new(stream)
+        }
+        Endpoint::Https { authority, name } => {
+            let connector = config.connector.as_ref().ok_or(ConnectError::NoConnector)?;
+            let stream = TcpStream::connect(authority.as_str()).await?;
+            stream.set_nodelay(true)?;
+            Box::new(connector.connect(name.clone(), stream).await?)
+        }
+    };
+    let streams = config.streams_per_connection;
+    let per_stream = DATA_FRAMES_PER_STREAM * DATA_FRAME_OVERHEAD_BYTES;
+    let (sender, connection) = Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        // One stopped reader must not take the window of all.
+        .initial_connection_window_size(STREAM_WINDOW_BYTES.saturating_mul(streams + 1))
+        .max_send_buffer_size(256 * 1024)
+        .data_frame_budget(per_stream.saturating_mul(streams as usize))
+        .handshake(stream)
+        .await?;
+    let alive = Rc::new(Cell::new(true));
+    let for_task = Rc::clone(&alive);
+    let metrics = Arc::clone(metrics);
+    metrics.upstream_connections.inc();
+    let name = endpoint.to_string();
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            tracing::warn!(endpoint = name, %error, "a connection to etcd ended");
+        }
+        for_task.set(false);
+        metrics.upstream_connections.dec();
+    });
+    let uris = Rc::new(Uris::new(endpoint)?);
+    Ok(Connection { sender, in_flight: Rc::default(), alive, uris })
+}

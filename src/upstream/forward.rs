@@ -1,0 +1,117 @@
+//! Sends a permitted, recorded request. There is no other body to send than the permit's, and no
+//! other path than the catalog's.
+
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+
+use super::pool::{NoSlot, Pool, Slot};
+use crate::audit::Recorded;
+use crate::grpc::frame::framed;
+use crate::grpc::metadata::Metadata;
+use crate::policy::Permit;
+
+/// etcd's answer, with its body still to be read.
+#[derive(Debug)]
+pub struct Reply {
+    /// `grpc-status` and `grpc-message`, when the answer has no body.
+    pub trailers_only: Option<HeaderMap>,
+    /// The body.
+    pub body: RecvStream,
+    /// Held until the body has been read.
+    _slot: Slot,
+}
+
+/// Why there is no answer; each says who is to blame and what the client hears.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// No member can be reached; nothing was sent.
+    #[error("etcd cannot be reached")]
+    Unreachable,
+    /// Every connection to etcd is full; nothing was sent.
+    #[error("every connection to etcd is full")]
+    Full,
+    /// The connection broke; the request may or may not have run.
+    #[error("the connection to etcd broke: {0}")]
+    Broken(#[from] h2::Error),
+    /// Something that is not gRPC answered.
+    #[error("etcd answered with HTTP status {0}")]
+    NotGrpc(StatusCode),
+    /// The record is another call's: a mistake of ours, and nothing was sent.
+    #[error("internal: the record belongs to another call")]
+    RecordMismatch,
+}
+
+/// Sends the permit's request and waits for the head of the answer.
+///
+/// # Errors
+/// When there is none. Nothing is ever sent twice: only a client knows whether that is safe.
+pub async fn forward(
+    pool: &Pool,
+    permit: &Permit,
+    recorded: &Recorded,
+    call: crate::audit::CallId,
+    metadata: &Metadata,
+) -> Result<Reply, ForwardError> {
+    if recorded.call() != call {
+        return Err(ForwardError::RecordMismatch);
+    }
+    let slot = pool.slot().await.map_err(|reason| match reason {
+        NoSlot::Unreachable => ForwardError::Unreachable,
+        NoSlot::Full => ForwardError::Full,
+    })?;
+    let request = request(permit, &slot, metadata);
+    let mut sender = slot.sender.clone().ready().await?;
+    let (response, mut stream) = sender.send_request(request, false)?;
+    send_all(&mut stream, framed(permit.body()), true).await?;
+    let (head, body) = response.await?.into_parts();
+    if head.status != StatusCode::OK {
+        return Err(ForwardError::NotGrpc(head.status));
+    }
+    let trailers_only = body.is_end_stream().then_some(head.headers);
+    Ok(Reply { trailers_only, body, _slot: slot })
+}
+
+fn request(permit: &Permit, slot: &Slot, metadata: &Metadata) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = slot.uris.of(permit.rpc());
+    *request.version_mut() = http::Version::HTTP_2;
+    let headers = request.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    headers.insert("te", HeaderValue::from_static("trailers"));
+    metadata.write(headers);
+    request
+}
+
+/// Sends bytes as the receiver has room for them. h2 buffers without bound what is sent without
+/// capacity, so a reader that stops must stop the writer here.
+///
+/// # Errors
+/// When the stream or its connection ends.
+pub async fn send_all(
+    stream: &mut SendStream<Bytes>,
+    mut bytes: Bytes,
+    end: bool,
+) -> Result<(), h2::Error> {
+    loop {
+        stream.reserve_capacity(bytes.len());
+        let room = stream.capacity();
+        if room >= bytes.len() {
+            return stream.send_data(bytes, end);
+        }
+        if room > 0 {
+            stream.send_data(bytes.split_to(room), false)?;
+            continue;
+        }
+        std::future::poll_fn(|context| match stream.poll_capacity(context) {
+            Poll::Ready(Some(Ok(_))) => Poll::Ready(Ok(())),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error)),
+            Poll::Ready(None) => Poll::Ready(Err(h2::Reason::CANCEL.into())),
+            Poll::Pending => Poll::Pending,
+        })
+        .await?;
+    }
+}

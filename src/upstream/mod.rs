@@ -1,0 +1,30 @@
+//! The only way to etcd's client port. It sends what a permit holds, to a path from the catalog,
+//! and takes proof of the audit record with it.
+
+mod connection;
+pub mod endpoint;
+pub mod forward;
+pub mod pool;
+
+pub use endpoint::Endpoint;
+pub use forward::{ForwardError, Reply, forward};
+pub use pool::Pool;
+
+use std::time::Duration;
+
+use crate::tls::Connector;
+
+/// How etcd is reached.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Members, tried in order.
+    pub endpoints: Vec<Endpoint>,
+    /// For https endpoints.
+    pub connector: Option<Connector>,
+    /// How long a connection may take to come up.
+    pub connect_timeout: Duration,
+    /// The most connections per core.
+    pub connections: usize,
+    /// The most calls on one connection at a time.
+    pub streams_per_connection: u32,
+}

@@ -1,0 +1,21 @@
+//! The client port, with the real program and a real etcd behind it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    unreachable_pub,
+    reason = "a test fails by panicking; helpers of tests are no #[test] themselves"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod audit;
+mod key_value;
+mod malformed;
+mod neighbours;
+mod outage;
+mod transport;

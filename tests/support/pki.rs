@@ -1,0 +1,59 @@
+//! The PKI of `certs/demo.toml`, made by the program itself.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::repository;
+
+pub struct Pki {
+    folder: tempfile::TempDir,
+}
+
+impl Pki {
+    pub fn make() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = Command::new(env!("CARGO_BIN_EXE_ringfence"))
+            .args(["cert", "make"])
+            .arg(repository().join("certs/demo.toml"))
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        Self { folder }
+    }
+
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    pub fn pem(&self, file: &str) -> Vec<u8> {
+        std::fs::read(self.path(file)).unwrap()
+    }
+
+    /// A client's TLS config; without a name it has no certificate.
+    pub fn client_config(&self, name: Option<&str>, alpn: &[&str]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&self.pem("kubernetes-ca.crt")).unwrap()).unwrap();
+        let builder = ClientConfig::builder_with_provider(ringfence::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match name {
+            None => builder.with_no_client_auth(),
+            Some(name) => {
+                let chain = CertificateDer::pem_slice_iter(&self.pem(&format!("{name}.crt")))
+                    .collect::<Result<Vec<_>, _>>()
+                    .unwrap();
+                let key = PrivateKeyDer::from_pem_slice(&self.pem(&format!("{name}.key"))).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}

@@ -1,0 +1,161 @@
+//! The real program, started and signalled.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+
+use super::{Pki, free_port, http_get, wait_for};
+
+/// Two tenants by certificate, an API server, and one that may only write.
+pub const POLICY: &str = r#"
+[[identity]]
+name = "apiserver"
+match = { ca = "kubernetes", cn = "kube-apiserver-etcd-client" }
+roles = ["kubernetes"]
+[[identity]]
+name = "tenant"
+match = { ca = "tenants", uri = "spiffe://example.org/tenant/*" }
+roles = ["tenant"]
+[[role]]
+name = "kubernetes"
+rules = [
+  { prefix = "/registry/", allow = ["get", "list", "put", "delete"] },
+  { allow = ["compact"] },
+]
+[[role]]
+name = "tenant"
+rules = [
+  { prefix = "/tenants/${uri.path.2}/", allow = ["get", "list", "put", "delete"] },
+  { key = "/tenants/${uri.path.2}/quota", deny = ["put", "delete"] },
+  { prefix = "/inbox/", allow = ["put", "delete"] },
+]
+"#;
+
+pub struct Ringfence {
+    child: Child,
+    folder: tempfile::TempDir,
+    pub port: u16,
+    pub admin_port: u16,
+}
+
+impl Ringfence {
+    /// Starts it before that endpoint, with [`POLICY`] and the default limits.
+    pub fn start(pki: &Pki, endpoint: &str) -> Self {
+        Self::start_with(pki, endpoint, "")
+    }
+
+    /// The same, with more lines in the config.
+    pub fn start_with(pki: &Pki, endpoint: &str, more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (port, admin_port) = (free_port(), free_port());
+        let pki_folder = pki.path("");
+        let pki_folder = pki_folder.display();
+        fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
+        let config = format!(
+            r#"
+version = 1
+cores = 2
+[client]
+listen = ["127.0.0.1:{port}"]
+certificate = "{pki_folder}/ringfence-server.crt"
+key = "{pki_folder}/ringfence-server.key"
+[[client.ca]]
+name = "kubernetes"
+roots = "{pki_folder}/kubernetes-ca.crt"
+[[client.ca]]
+name = "tenants"
+roots = "{pki_folder}/tenants-ca.crt"
+[upstream]
+endpoints = ["{endpoint}"]
+ca = "{pki_folder}/kubernetes-ca.crt"
+certificate = "{pki_folder}/ringfence-client.crt"
+key = "{pki_folder}/ringfence-client.key"
+[audit]
+directory = "audit"
+[admin]
+listen = "127.0.0.1:{admin_port}"
+[policy]
+files = ["policy.toml"]
+{more}
+"#
+        );
+        fs::write(folder.path().join("ringfence.toml"), config).unwrap();
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_ringfence"))
+            .args(["serve", "--config"])
+            .arg(folder.path().join("ringfence.toml"))
+            .env("RUST_LOG", "debug")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let ringfence = Self { child, folder, port, admin_port };
+        wait_for("ringfence serving", || {
+            http_get(admin_port, "/livez").is_some_and(|(status, _)| status == 200)
+        });
+        ringfence
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn audit_folder(&self) -> PathBuf {
+        self.folder.path().join("audit")
+    }
+
+    /// What it logged, at the most talkative level.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    pub fn metrics(&self) -> String {
+        http_get(self.admin_port, "/metrics").unwrap().1
+    }
+
+    /// Sends SIGTERM and waits.
+    pub fn stop(&mut self) -> ExitStatus {
+        let signalled = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(signalled.success());
+        let mut status = None;
+        wait_for("the end of ringfence", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Every audit record, in the order of the file; call it after [`Self::stop`].
+    pub fn records(&self) -> Vec<Value> {
+        let files: Vec<PathBuf> =
+            fs::read_dir(self.audit_folder()).unwrap().map(|file| file.unwrap().path()).collect();
+        assert_eq!(files.len(), 1, "one log per process");
+        let text = fs::read_to_string(&files[0]).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Stops it; its decisions.
+    pub fn decisions(&mut self) -> Vec<Value> {
+        assert_eq!(self.stop().code(), Some(0));
+        let of_type = |record: &Value| record["type"] == "decision";
+        self.records().into_iter().filter(of_type).collect()
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Ringfence {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
