@@ -23,7 +23,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     std::fs::write(out_dir.join("wire_shapes.rs"), wire_shapes(&descriptors)?)?;
     write_descriptor_set(&descriptors, &out_dir.join("descriptors.bin"))?;
-    prost_build::Config::new().bytes(["."]).out_dir(&out_dir).compile_fds(descriptors)?;
+    prost_build::Config::new()
+        .bytes(["."])
+        .enable_type_names()
+        .out_dir(&out_dir)
+        .compile_fds(descriptors)?;
     Ok(())
 }
 

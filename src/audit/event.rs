@@ -6,21 +6,46 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::etcd::Touches;
 use crate::etcd::response::ResponseFacts;
+use crate::etcd::{RangeEnd, Touch, Touches};
 use crate::identity::CertificateFacts;
 
 /// A connection of this process, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId(pub u64);
 
-/// A call of a connection, counted from 1.
+/// What a record is about: a call of a connection, one message of a stream, or a step of ringfence's
+/// own on behalf of either. All count from 1; 0 is "none".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId {
     /// Which connection.
     pub connection: ConnectionId,
     /// Which of its calls.
     pub call: u64,
+    /// Which of the stream's messages.
+    pub message: u64,
+    /// Which of ringfence's own steps.
+    pub step: u32,
+}
+
+impl CallId {
+    /// A call of a connection.
+    #[must_use]
+    pub const fn new(connection: ConnectionId, call: u64) -> Self {
+        Self { connection, call, message: 0, step: 0 }
+    }
+
+    /// A message of the call, which is a stream.
+    #[must_use]
+    pub const fn message(self, message: u64) -> Self {
+        Self { message, ..self }
+    }
+
+    /// A step of ringfence's own on behalf of it.
+    #[must_use]
+    pub const fn step(self, step: u32) -> Self {
+        Self { step, ..self }
+    }
 }
 
 /// One record, before it has a sequence number.
@@ -88,6 +113,28 @@ pub enum Event {
         /// What became of it.
         outcome: Outcome,
     },
+    /// A stream of messages both ways ended.
+    StreamEnd {
+        /// Which call.
+        call: CallId,
+        /// How it ended.
+        end: StreamEnd,
+    },
+}
+
+/// How a stream of messages both ways ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// gRPC status towards the client; absent when it never got one.
+    pub status: Option<u16>,
+    /// Why it ended without etcd's own status: a short, fixed name.
+    pub fault: Option<&'static str>,
+    /// Messages of the client.
+    pub requests: u64,
+    /// Messages of etcd.
+    pub responses: u64,
+    /// Bytes of etcd's messages.
+    pub response_bytes: u64,
 }
 
 /// A decision on one call.
@@ -172,20 +219,21 @@ impl Record {
             | Event::ProcessStop
             | Event::ConnectionRefused { .. }
             | Event::ConnectionClose { .. }
-            | Event::Outcome { .. } => BASE,
+            | Event::Outcome { .. }
+            | Event::StreamEnd { .. } => BASE,
         }
     }
 }
 
-fn touch_bytes(touch: &crate::etcd::Touch) -> usize {
+fn touch_bytes(touch: &Touch) -> usize {
     match touch {
-        crate::etcd::Touch::Key { range, .. } => {
+        Touch::Key { range, .. } => {
             let end = match range.end() {
-                crate::etcd::RangeEnd::Before(end) => end.as_bytes().len(),
-                crate::etcd::RangeEnd::Point | crate::etcd::RangeEnd::Infinity => 0,
+                RangeEnd::Before(end) => end.as_bytes().len(),
+                RangeEnd::Point | RangeEnd::Infinity => 0,
             };
             range.start().as_bytes().len() + end
         }
-        crate::etcd::Touch::Store(_) | crate::etcd::Touch::AttachLease(_) => 0,
+        Touch::Store(_) | Touch::Lease { .. } | Touch::CancelWatch(_) | Touch::WatchProgress => 0,
     }
 }

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::event::{CallId, DecisionEvent, Event, Outcome, Path, Record, Verdict};
+use super::event::{CallId, DecisionEvent, Event, Outcome, Path, Record, StreamEnd, Verdict};
 use crate::etcd::{RangeEnd, StoredKey, Touch};
 use crate::identity::CertificateFacts;
 
@@ -79,6 +79,7 @@ fn write(sequence: u64, record: &Record, second: &str, bytes: &mut Vec<u8>) {
         }
         Event::Decision(event) => decision(&mut line, event),
         Event::Outcome { call, outcome } => self::outcome(&mut line, *call, outcome),
+        Event::StreamEnd { call, end } => stream_end(&mut line, *call, end),
     }
     line.close();
     bytes.push(b'\n');
@@ -87,6 +88,12 @@ fn write(sequence: u64, record: &Record, second: &str, bytes: &mut Vec<u8>) {
 fn call_id(line: &mut Line<'_>, call: CallId) {
     line.number("connection", call.connection.0);
     line.number("call", call.call);
+    if call.message > 0 {
+        line.number("message", call.message);
+    }
+    if call.step > 0 {
+        line.number("step", call.step);
+    }
 }
 
 fn decision(line: &mut Line<'_>, event: &DecisionEvent) {
@@ -137,10 +144,15 @@ fn touch(line: &mut Line<'_>, touch: &Touch) {
             }
         }
         Touch::Store(verb) => line.text("verb", verb.name()),
-        Touch::AttachLease(lease) => {
-            line.text("verb", "lease");
+        Touch::Lease { usage, lease } => {
+            line.text("verb", usage.name());
             line.text("lease", &format!("{lease:x}"));
         }
+        Touch::CancelWatch(watch) => {
+            line.text("verb", "watch.cancel");
+            line.number("watch", watch);
+        }
+        Touch::WatchProgress => line.text("verb", "watch.progress"),
     }
     line.close();
 }
@@ -165,6 +177,20 @@ fn outcome(line: &mut Line<'_>, call: CallId, outcome: &Outcome) {
     }
     line.number("response_bytes", outcome.response_bytes);
     line.number("latency_us", outcome.latency.as_micros());
+}
+
+fn stream_end(line: &mut Line<'_>, call: CallId, end: &StreamEnd) {
+    line.text("type", "stream.end");
+    call_id(line, call);
+    if let Some(status) = end.status {
+        line.number("status", status);
+    }
+    if let Some(fault) = end.fault {
+        line.text("fault", fault);
+    }
+    line.number("requests", end.requests);
+    line.number("responses", end.responses);
+    line.number("response_bytes", end.response_bytes);
 }
 
 fn certificate(line: &mut Line<'_>, facts: &CertificateFacts) {
@@ -272,7 +298,7 @@ mod tests {
 
     use super::super::event::ConnectionId;
     use super::*;
-    use crate::etcd::{KeyRange, KeyVerb, StoredKey};
+    use crate::etcd::{KeyRange, KeyVerb, LeaseUse, StoredKey};
 
     fn check(event: Event, expected: &str) {
         let record = Record { time: Duration::new(1_800_000_000, 1_000), event };
@@ -286,7 +312,7 @@ mod tests {
 
     fn decision_of(verdict: Verdict, touches: &[Touch]) -> Event {
         Event::Decision(DecisionEvent {
-            call: CallId { connection: ConnectionId(3), call: 9 },
+            call: CallId::new(ConnectionId(3), 9),
             principal: Some(Arc::from("tenant(cn=acme)")),
             path: Path::Known("/etcdserverpb.KV/Range"),
             verdict,
@@ -301,7 +327,7 @@ mod tests {
             Touch::Key { verb: KeyVerb::Get, range: KeyRange::point(StoredKey::new("/a\n\"x")) },
             Touch::Key { verb: KeyVerb::List, range: KeyRange::prefix(b"\xff\x01") },
             Touch::Key { verb: KeyVerb::Delete, range: KeyRange::between(b"a", None).unwrap() },
-            Touch::AttachLease(0x7f),
+            Touch::Lease { usage: LeaseUse::Attach, lease: 0x7f },
         ];
         check(
             decision_of(Verdict::Allow(smallvec::smallvec![Arc::from("r/1 (p.toml:3)")]), &touches),
@@ -310,7 +336,7 @@ mod tests {
              \"touches\":[{\"verb\":\"get\",\"key\":\"/a\\n\\\"x\"},\
              {\"verb\":\"list\",\"key_hex\":\"ff01\",\"range_end_hex\":\"ff02\"},\
              {\"verb\":\"delete\",\"key\":\"a\",\"to_infinity\":true},\
-             {\"verb\":\"lease\",\"lease\":\"7f\"}],\"request_bytes\":12",
+             {\"verb\":\"lease.attach\",\"lease\":\"7f\"}],\"request_bytes\":12",
         );
         let refuse = Verdict::Refuse { reason: "malformed", detail: "twice".to_owned() };
         check(

@@ -101,7 +101,7 @@ fn answer(config: &Config, identification: &Identification, touch: &Touch) -> Ex
             let why = match cause {
                 Cause::NoRule => "no rule allows all of it".to_owned(),
                 Cause::DenyRule(rule) => format!("denied by {}", config.policy.rule_name(rule)),
-                Cause::LeaseOwnerUnknown => "nobody can tell whose the lease is".to_owned(),
+                Cause::ForeignLease | Cause::TooMany => "it depends on the lease".to_owned(),
             };
             say(&format!("no: {principal}, {why}"));
             ExitCode::FAILURE

@@ -3,16 +3,18 @@
 //! Only `cli` and `server` may use it; each module has its own `Config` or `Limits` that this one
 //! fills.
 
+mod lease_keys;
 mod raw;
 mod resolve;
 
+pub use lease_keys::LeaseKeyFile;
 pub use resolve::load;
 
 use std::net::SocketAddr;
 
 use crate::document::Problem;
 use crate::policy::Policy;
-use crate::proxy::Limits;
+use crate::proxy::{Advertise, Limits};
 use crate::tls::{Authority, KeyPair};
 use crate::{audit, upstream};
 
@@ -33,6 +35,10 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// Identities and rules.
     pub policy: Policy,
+    /// The keys of leases.
+    pub lease_keys: LeaseKeyFile,
+    /// Where members are said to be.
+    pub advertise: Advertise,
     /// Bounds of the client port.
     pub limits: Limits,
     /// Threads that serve, each with its own connections.

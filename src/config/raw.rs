@@ -10,6 +10,7 @@ pub(super) struct Raw {
     pub(super) audit: RawAudit,
     pub(super) admin_listen: Option<Located<String>>,
     pub(super) policy_files: Vec<Located<String>>,
+    pub(super) lease_keys: Option<Located<String>>,
     pub(super) limits: RawLimits,
     pub(super) cores: u64,
 }
@@ -20,6 +21,8 @@ pub(super) struct RawClient {
     pub(super) certificate: Option<Located<String>>,
     pub(super) key: Option<Located<String>>,
     pub(super) authorities: Vec<RawAuthority>,
+    /// A member's name and the URLs that it is said to have.
+    pub(super) advertise: Vec<(Located<String>, Vec<Located<String>>)>,
 }
 
 #[derive(Debug)]
@@ -78,6 +81,7 @@ pub(super) fn read(root: TableReader<'_>) -> Raw {
         audit: audit.map(read_audit).unwrap_or_default(),
         admin_listen: root.table("admin").and_then(read_admin),
         policy_files: policy.map(read_policy).unwrap_or_default(),
+        lease_keys: root.table("leases").and_then(read_leases),
         limits: root.table("limits").map_or_else(RawLimits::default, read_limits),
         cores: root.number("cores", 0..=1024, 0),
     };
@@ -115,6 +119,7 @@ fn read_client(table: TableReader<'_>) -> RawClient {
         certificate: table.required_text("certificate", "the certificate that clients see, in PEM"),
         key: table.required_text("key", "the key of that certificate, in PEM"),
         authorities,
+        advertise: table.table("advertise").map(|table| table.lists_by_key()).unwrap_or_default(),
     };
     table.finish();
     client
@@ -155,6 +160,12 @@ fn read_admin(table: TableReader<'_>) -> Option<Located<String>> {
     let listen = table.text("listen");
     table.finish();
     listen
+}
+
+fn read_leases(table: TableReader<'_>) -> Option<Located<String>> {
+    let keys = table.required_text("keys", "a file for the keys of lease IDs; serve makes it");
+    table.finish();
+    keys
 }
 
 fn read_policy(table: TableReader<'_>) -> Vec<Located<String>> {

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::lease_keys::LeaseKeyFile;
 use super::raw::{ADMIN_LISTEN, Raw, RawClient, RawLimits, RawUpstream};
 use super::{Config, raw};
 use crate::document::{Document, Located, Problem, Problems, Severity};
+use crate::etcd::StoreVerb;
 use crate::policy::{Policy, PolicySource};
-use crate::proxy::Limits;
+use crate::proxy::{Advertise, Limits};
 use crate::tls::{Authority, Connector, KeyPair, material};
 use crate::upstream::Endpoint;
 use crate::{audit, upstream};
@@ -73,7 +75,8 @@ impl Loader<'_> {
             .iter()
             .filter_map(|ca| ca.name.as_ref().map(|name| name.value.as_str()))
             .collect();
-        let policy = self.policy(&raw.policy_files, &names);
+        let policy = self.policy(raw, &names);
+        let lease_keys = self.lease_keys(raw.lease_keys.as_ref());
         let upstream = self.upstream(&raw.upstream);
         let admin_listen = match &raw.admin_listen {
             Some(text) => self.address(text),
@@ -99,6 +102,8 @@ impl Loader<'_> {
             audit: audit?,
             admin_listen: admin_listen?,
             policy,
+            lease_keys: lease_keys?,
+            advertise: self.advertise(raw),
             limits,
             cores: cores(raw.cores),
             warnings: Vec::new(),
@@ -202,9 +207,60 @@ impl Loader<'_> {
         connector.map_err(|error| self.problems.error(&location, error.to_string(), "")).ok()
     }
 
-    fn policy(&self, files: &[Located<String>], authorities: &[&str]) -> Policy {
+    fn lease_keys(&self, file: Option<&Located<String>>) -> Option<LeaseKeyFile> {
+        let Some(file) = file else { return Some(LeaseKeyFile::None) };
+        match LeaseKeyFile::load(&self.folder.join(&file.value)) {
+            Ok(keys) => Some(keys),
+            Err(error) => {
+                self.problems.error(&file.location, error.what, error.hint);
+                None
+            }
+        }
+    }
+
+    /// A URL that is etcd's own would lead clients past ringfence.
+    fn advertise(&self, raw: &Raw) -> Advertise {
+        let mut advertise = Advertise::default();
+        let upstream: Vec<&str> =
+            raw.upstream.endpoints.iter().map(|endpoint| authority(&endpoint.value)).collect();
+        for (member, urls) in &raw.client.advertise {
+            for url in urls {
+                if !url.value.starts_with("https://") || url.value.contains(['?', '#', '@']) {
+                    let what = format!("`{}` is no https://HOST:PORT", url.value);
+                    let hint = "the address of the ringfence in front of this member";
+                    self.problems.error(&url.location, what, hint);
+                } else if upstream.contains(&authority(&url.value)) {
+                    let what = format!("`{}` is etcd's own address", url.value);
+                    let hint = "clients that learn it go past ringfence; give ringfence's address";
+                    self.problems.error(&url.location, what, hint);
+                }
+            }
+            let urls = urls.iter().map(|url| url.value.clone()).collect();
+            advertise.0.insert(member.value.clone(), urls);
+        }
+        advertise
+    }
+
+    /// Verbs that need a setting of the config which is not there.
+    fn check_settings(&self, source: &PolicySource, raw: &Raw) {
+        let needs = |verb: StoreVerb, there: bool, setting: &str, hint: &str| {
+            if !there && let Some(location) = source.first_rule_allowing(verb) {
+                let what = format!("`{verb}` is allowed, but `{setting}` is not set");
+                self.problems.error(location, what, hint);
+            }
+        };
+        let hint = "without keys no lease has an owner: [leases] keys = \"FILE\"";
+        needs(StoreVerb::Lease, raw.lease_keys.is_some(), "leases.keys", hint);
+        let hint = "members are shown with URLs of ringfence, by member name: \
+            [client.advertise] infra0 = [\"https://HOST:2379\"]";
+        let advertised = !raw.client.advertise.is_empty();
+        needs(StoreVerb::MemberList, advertised, "client.advertise", hint);
+        needs(StoreVerb::MemberChange, advertised, "client.advertise", hint);
+    }
+
+    fn policy(&self, raw: &Raw, authorities: &[&str]) -> Policy {
         let mut source = PolicySource::default();
-        for pattern in files {
+        for pattern in &raw.policy_files {
             let mut found = self.matching(pattern);
             found.sort();
             if found.is_empty() {
@@ -222,6 +278,7 @@ impl Loader<'_> {
                 }
             }
         }
+        self.check_settings(&source, raw);
         Policy::compile(source, authorities, self.problems)
     }
 
@@ -236,6 +293,12 @@ impl Loader<'_> {
             }
         }
     }
+}
+
+/// `HOST:PORT` of a URL.
+fn authority(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or(rest)
 }
 
 fn read_text(path: &Path) -> Result<String, String> {

@@ -167,8 +167,12 @@ impl<'d> TableReader<'d> {
         let Some((value, location)) = self.value(key) else {
             return Vec::new();
         };
+        self.list_of(key, value, &location)
+    }
+
+    fn list_of(&self, key: &str, value: &DeValue<'_>, location: &Location) -> Vec<Located<String>> {
         let Some(list) = value.as_array() else {
-            self.wrong_type(key, &location, value, "a list of texts");
+            self.wrong_type(key, location, value, "a list of texts");
             return Vec::new();
         };
         let mut texts = Vec::new();
@@ -277,14 +281,18 @@ impl<'d> TableReader<'d> {
         tables
     }
 
-    /// Every key with its text value; for tables whose keys the user chooses.
+    /// Every key with its list of texts; for tables whose keys the user chooses.
     #[must_use]
-    pub fn inner_keys(&self) -> Vec<Located<String>> {
-        let key = |key: &Spanned<toml::de::DeString<'_>>| Located {
-            value: key.get_ref().to_string(),
-            location: self.document.location_of(&key.span()),
-        };
-        self.table.keys().map(key).collect()
+    pub fn lists_by_key(&self) -> Vec<(Located<String>, Vec<Located<String>>)> {
+        let mut lists = Vec::new();
+        for (key, value) in self.table.iter().take(LIST_MAX) {
+            let name = key.get_ref().to_string();
+            let place = self.document.location_of(&value.span());
+            let list = self.list_of(&name, value.get_ref(), &place);
+            let location = self.document.location_of(&key.span());
+            lists.push((Located { value: name, location }, list));
+        }
+        lists
     }
 
     fn inner(&self, name: String, table: &'d DeTable<'d>, location: Location) -> Self {

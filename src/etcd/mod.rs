@@ -19,6 +19,6 @@ pub mod pb;
 
 pub use catalog::Rpc;
 pub use range::{ClientKey, KeyRange, RangeEnd, StoredKey};
-pub use strict::{CanonicalRequest, Malformed, ReadableRpc};
-pub use touch::{Touch, Touches};
+pub use strict::{CanonicalRequest, Malformed};
+pub use touch::{LeaseUse, Touch, Touches};
 pub use verb::{KeyVerb, StoreVerb};

@@ -1,5 +1,5 @@
-//! The one length-prefixed message of a unary request, read exactly: not none, not two, not more
-//! bytes than it says (grpc/doc PROTOCOL-HTTP2.md, "Length-Prefixed-Message").
+//! Length-prefixed messages (grpc/doc PROTOCOL-HTTP2.md). Of a unary request there is one, read
+//! exactly: not none, not two, not more bytes than it says. Of a stream they come one by one.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -104,21 +104,25 @@ impl MessageReader {
     }
 
     fn message_bytes(&self) -> Result<Option<usize>, FrameError> {
-        let Some((flag, length)) = self.bytes().split_first() else {
-            return Ok(None);
-        };
-        match flag {
-            0 => {}
-            1 => return Err(FrameError::Compressed),
-            _ => return Err(FrameError::Flag),
-        }
-        let Some(length) = length.first_chunk::<4>() else {
-            return Ok(None);
-        };
-        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-        let max = self.message_bytes_max;
-        if length > max { Err(FrameError::TooLarge { length, max }) } else { Ok(Some(length)) }
+        message_bytes(self.bytes(), self.message_bytes_max)
     }
+}
+
+/// The length that the next message's prefix says; `None` while the prefix is not whole.
+fn message_bytes(bytes: &[u8], max: usize) -> Result<Option<usize>, FrameError> {
+    let Some((flag, length)) = bytes.split_first() else {
+        return Ok(None);
+    };
+    match flag {
+        0 => {}
+        1 => return Err(FrameError::Compressed),
+        _ => return Err(FrameError::Flag),
+    }
+    let Some(length) = length.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+    if length > max { Err(FrameError::TooLarge { length, max }) } else { Ok(Some(length)) }
 }
 
 /// The message with its prefix, as it is sent.
@@ -130,6 +134,48 @@ pub fn framed(message: &Bytes) -> Bytes {
     bytes.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
     bytes.put_slice(message);
     bytes.freeze()
+}
+
+/// Takes the messages of a stream out of its DATA, one by one.
+#[derive(Debug)]
+pub struct MessageSplitter {
+    message_bytes_max: usize,
+    buffer: BytesMut,
+}
+
+impl MessageSplitter {
+    /// A splitter that takes messages of up to that many bytes.
+    #[must_use]
+    pub fn new(message_bytes_max: usize) -> Self {
+        Self { message_bytes_max, buffer: BytesMut::new() }
+    }
+
+    /// Takes the next DATA. The caller takes out all messages before it pushes more, so the buffer
+    /// holds less than one message and one chunk.
+    pub fn push(&mut self, chunk: &[u8]) {
+        self.buffer.extend_from_slice(chunk);
+    }
+
+    /// The next whole message, if there is one.
+    ///
+    /// # Errors
+    /// When what stands next is none within the bounds.
+    pub fn next_message(&mut self) -> Result<Option<Bytes>, FrameError> {
+        let Some(length) = message_bytes(&self.buffer, self.message_bytes_max)? else {
+            return Ok(None);
+        };
+        if self.buffer.len() < PREFIX_BYTES + length {
+            return Ok(None);
+        }
+        let message = self.buffer.split_to(PREFIX_BYTES + length).freeze();
+        Ok(Some(message.slice(PREFIX_BYTES..)))
+    }
+
+    /// Bytes that have come and were not taken out.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.len()
+    }
 }
 
 #[cfg(test)]

@@ -6,5 +6,5 @@ pub mod frame;
 pub mod metadata;
 pub mod status;
 
-pub use frame::{FrameError, MessageReader};
+pub use frame::{FrameError, MessageReader, MessageSplitter};
 pub use status::{Code, Status};

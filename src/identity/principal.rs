@@ -130,6 +130,12 @@ impl Principal {
     pub fn identity(&self) -> &str {
         &self.identity
     }
+
+    /// The identity's name, then the name and value of each capture, in a fixed order.
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        let captures = self.captures.iter().flat_map(|(name, value)| [name.as_str(), value]);
+        std::iter::once(self.identity.as_str()).chain(captures)
+    }
 }
 
 impl fmt::Display for Principal {

@@ -8,10 +8,14 @@
 mod compile;
 mod decide;
 mod intervals;
+pub mod lease;
 mod permit;
 mod source;
 
 pub use compile::{Identification, NoPrincipal, Policy, Rights, RuleId};
-pub use decide::{Cause, Decision, Denial, decide, decide_touch};
+pub use decide::{
+    Asker, Cause, Decision, Denial, decide, decide_touch, permit_look_up, permit_session_lease,
+};
+pub use lease::{FoundLeases, LeaseKeys};
 pub use permit::Permit;
 pub use source::{PolicySource, RuleSource};

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::compile::RuleId;
-use crate::etcd::{CanonicalRequest, ReadableRpc, Touches};
+use crate::etcd::{CanonicalRequest, Rpc, Touches};
 
 /// An allowed request, with the rules that allow it.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ impl Permit {
 
     /// Which RPC is allowed.
     #[must_use]
-    pub const fn rpc(&self) -> ReadableRpc {
-        self.request.readable()
+    pub const fn rpc(&self) -> Rpc {
+        self.request.rpc()
     }
 
     /// The body to send: the bytes that were decided on.
@@ -36,6 +36,12 @@ impl Permit {
     #[must_use]
     pub const fn touches(&self) -> &Touches {
         self.request.touches()
+    }
+
+    /// The lease that has to be granted before the request is sent.
+    #[must_use]
+    pub const fn lease_to_grant(&self) -> Option<i64> {
+        self.request.lease_to_grant()
     }
 
     /// The rule behind each touch, in the same order.

@@ -66,6 +66,13 @@ pub(super) enum Part {
 }
 
 impl PolicySource {
+    /// The first rule that allows a verb of the store.
+    #[must_use]
+    pub fn first_rule_allowing(&self, verb: StoreVerb) -> Option<&Location> {
+        let mut rules = self.roles.iter().flat_map(|role| &role.rules);
+        rules.find(|rule| rule.allow.store.contains(&verb)).map(|rule| &rule.location)
+    }
+
     /// Reads one file's text and adds what it says.
     pub fn read(&mut self, file: &str, text: &str, problems: &Problems) {
         let document = Document::new(file, text);

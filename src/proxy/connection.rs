@@ -155,7 +155,7 @@ async fn serve_http2(
             next = next_stream(&mut connection) => {
                 let Some((request, respond)) = next else { return calls };
                 calls += 1;
-                let call = crate::audit::CallId { connection: client.connection, call: calls };
+                let call = crate::audit::CallId::new(client.connection, calls);
                 let serving = call::serve(Rc::clone(core), Rc::clone(&client), call, request, respond);
                 tokio::task::spawn_local(serving);
             }

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::Client;
-use super::{Core, Refusal, call};
+use super::{Core, Refusal, authorize};
 use crate::audit::CallId;
 
 /// Answers every request of the connection with 404 after recording it; how many there were.
@@ -27,12 +27,12 @@ pub(super) async fn refuse_all(
     let calls = Rc::new(Cell::new(0_u64));
     let service = service_fn(|request: Request<Incoming>| {
         calls.set(calls.get() + 1);
-        let call = CallId { connection: client.connection, call: calls.get() };
+        let call = CallId::new(client.connection, calls.get());
         let (core, client) = (Rc::clone(core), Rc::clone(&client));
         async move {
             let path = request.uri().path();
             let recorded =
-                call::record_refusal(&core, &client, call, path, &Refusal::UnknownPath).await;
+                authorize::record_refusal(&core, &client, call, path, &Refusal::UnknownPath).await;
             let (status, text) = match recorded {
                 Ok(()) => (
                     StatusCode::NOT_FOUND,

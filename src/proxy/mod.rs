@@ -3,25 +3,32 @@
 //!
 //! It never sends client bytes, client paths or client headers on.
 
+mod authorize;
 mod call;
 mod connection;
 mod http1;
 mod refuse;
+mod relay;
+mod reply;
+mod respond;
 mod share;
+mod stream;
 
 pub use connection::serve;
 pub use refuse::Refusal;
 pub use share::Shares;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::Recorder;
 use crate::audit::fold::RefusalFold;
+use crate::etcd::response::Header;
 use crate::metrics::Metrics;
-use crate::policy::Policy;
+use crate::policy::{LeaseKeys, Policy};
 use crate::tls::Acceptor;
 use crate::upstream::Pool;
 
@@ -71,6 +78,25 @@ pub struct Core {
     pub limits: Limits,
     /// Calls that have not ended.
     pub open_calls: OpenCalls,
+    /// Whose leases are whose.
+    pub leases: Arc<LeaseKeys>,
+    /// Where members are said to be.
+    pub advertise: Arc<Advertise>,
+    /// The header of the latest message of a stream, for answers of our own.
+    pub last_header: Cell<Header>,
+    /// Turns true when the end was asked for.
+    pub draining: tokio::sync::watch::Receiver<bool>,
+}
+
+/// The client URLs of each member that lead to a ringfence, by the member's name. A member that is
+/// not named here is shown without any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advertise(pub BTreeMap<String, Vec<String>>);
+
+impl Advertise {
+    fn urls(&self, member: &str) -> Vec<String> {
+        self.0.get(member).cloned().unwrap_or_default()
+    }
 }
 
 /// How many calls of a core have not ended.

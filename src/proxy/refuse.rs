@@ -1,6 +1,6 @@
 //! Every reason for which a call ends here, and the one place that turns it into a gRPC status.
 
-use crate::etcd::{Malformed, Rpc};
+use crate::etcd::Malformed;
 use crate::grpc::metadata::MetadataError;
 use crate::grpc::{Code, FrameError, Status};
 use crate::upstream::ForwardError;
@@ -18,9 +18,6 @@ pub enum Refusal {
     /// No RPC has this path.
     #[error("unknown path")]
     UnknownPath,
-    /// An RPC that this version does not forward.
-    #[error("not forwarded by this version")]
-    NotForwarded(Rpc),
     /// gRPC is POST.
     #[error("the method is not POST")]
     Method,
@@ -51,7 +48,6 @@ impl Refusal {
         match self {
             Self::NoPrincipal(_) => "no_principal",
             Self::UnknownPath => "unknown_path",
-            Self::NotForwarded(_) => "not_forwarded",
             Self::Method => "method",
             Self::Metadata(_) => "metadata",
             Self::Frame(_) => "frame",
@@ -70,10 +66,6 @@ impl Refusal {
             Self::UnknownPath => {
                 Status::new(Code::Unimplemented, "ringfence: unknown service or method")
             }
-            Self::NotForwarded(rpc) => Status::new(
-                Code::Unimplemented,
-                format!("ringfence: {} is not forwarded by this version", rpc.path()),
-            ),
             Self::Method => Status::new(Code::Internal, "ringfence: the method is not POST"),
             Self::Metadata(error) => {
                 let code = match error {
@@ -122,10 +114,21 @@ pub(super) fn forward_failed(error: &ForwardError) -> (Status, &'static str) {
         }
         ForwardError::Broken(_) => (unavailable("the connection to etcd broke"), "broken"),
         ForwardError::NotGrpc(_) => (unavailable("etcd's answer is not gRPC"), "not_grpc"),
+        ForwardError::Unreadable => (unavailable("etcd's answer cannot be read"), "unreadable"),
         ForwardError::RecordMismatch => {
             (Status::new(Code::Internal, "ringfence: internal error"), "internal")
         }
     }
+}
+
+/// What a client hears when a reply that has to be looked into cannot be read. Blame: upstream.
+pub(super) fn unreadable_reply() -> Status {
+    forward_failed(&ForwardError::Unreadable).0
+}
+
+/// What a client of a stream hears when ringfence ends; etcd's clients open another elsewhere.
+pub(super) fn shutting_down() -> Status {
+    Status::new(Code::Unavailable, "ringfence: shutting down")
 }
 
 /// What a client hears when its time is over.

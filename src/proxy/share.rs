@@ -60,6 +60,20 @@ impl CallShare {
     }
 }
 
+impl CallShare {
+    /// Counts so many bytes for the call from now on, instead of those before; false when the
+    /// principal has too many in memory.
+    pub(super) fn hold_bytes(&mut self, bytes: usize, bytes_max: usize) -> bool {
+        let total = self.share.request_bytes.get().saturating_sub(self.bytes).saturating_add(bytes);
+        if total > bytes_max {
+            return false;
+        }
+        self.share.request_bytes.set(total);
+        self.bytes = bytes;
+        true
+    }
+}
+
 impl Drop for CallShare {
     fn drop(&mut self) {
         let share = &self.share;

@@ -40,6 +40,9 @@ pub enum ServeError {
         /// Why.
         error: std::io::Error,
     },
+    /// The file of lease keys cannot be made.
+    #[error("{0}")]
+    LeaseKeys(String),
     /// TLS material that does not work together.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -68,6 +71,8 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
     }
     let admin_listener = bind(config.admin_listen).await?;
 
+    let random = |key: &mut [u8]| aws_lc_rs::rand::fill(key).is_ok();
+    let leases = config.lease_keys.open(random).map_err(ServeError::LeaseKeys)?;
     let (recorder, writer) = Recorder::start(&config.audit)?;
     let (identities, rules) = config.policy.size();
     let version = env!("CARGO_PKG_VERSION");
@@ -82,6 +87,8 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
         acceptor: Arc::new(acceptor),
         upstream: config.upstream.clone(),
         limits: config.limits.clone(),
+        leases: Arc::new(leases),
+        advertise: Arc::new(config.advertise),
         draining: draining.clone(),
     };
     let workers = worker::start(config.cores, &shared)?;

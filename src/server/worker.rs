@@ -1,6 +1,6 @@
 //! The threads that serve, one per core, each with a runtime of its own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use crate::audit::fold::RefusalFold;
 use crate::audit::{ConnectionId, Recorder};
 use crate::metrics::Metrics;
-use crate::policy::Policy;
-use crate::proxy::{self, Core, Limits, OpenCalls, Shares};
+use crate::policy::{LeaseKeys, Policy};
+use crate::proxy::{self, Advertise, Core, Limits, OpenCalls, Shares};
 use crate::tls::Acceptor;
 use crate::upstream::{self, Pool};
 
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) acceptor: Arc<Acceptor>,
     pub(super) upstream: upstream::Config,
     pub(super) limits: Limits,
+    pub(super) leases: Arc<LeaseKeys>,
+    pub(super) advertise: Arc<Advertise>,
     pub(super) draining: watch::Receiver<bool>,
 }
 
@@ -133,6 +135,10 @@ async fn serve(
         shares: RefCell::new(Shares::default()),
         limits: shared.limits,
         open_calls: OpenCalls::default(),
+        leases: shared.leases,
+        advertise: shared.advertise,
+        last_header: Cell::default(),
+        draining: shared.draining.clone(),
     });
     let mut serving = JoinSet::new();
     loop {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{Config, Endpoint};
-use crate::etcd::ReadableRpc;
+use crate::etcd::Rpc;
 use crate::metrics::Metrics;
 
 /// What one reply may have under way before its client has taken it. A stopped reader holds this
@@ -33,40 +33,22 @@ pub(super) struct Connection {
 
 /// The URI of each RPC, made once: paths come from the catalog, never from a client.
 #[derive(Debug)]
-pub(super) struct Uris {
-    range: Uri,
-    put: Uri,
-    delete_range: Uri,
-    txn: Uri,
-    compact: Uri,
-}
+pub(super) struct Uris(Vec<Uri>);
 
 impl Uris {
     fn new(endpoint: &Endpoint) -> Result<Self, http::Error> {
-        let uri = |rpc: ReadableRpc| {
+        let uri = |rpc: &Rpc| {
             Uri::builder()
                 .scheme(endpoint.scheme())
                 .authority(endpoint.authority())
-                .path_and_query(rpc.rpc().path())
+                .path_and_query(rpc.path())
                 .build()
         };
-        Ok(Self {
-            range: uri(ReadableRpc::Range)?,
-            put: uri(ReadableRpc::Put)?,
-            delete_range: uri(ReadableRpc::DeleteRange)?,
-            txn: uri(ReadableRpc::Txn)?,
-            compact: uri(ReadableRpc::Compact)?,
-        })
+        Ok(Self(Rpc::ALL.iter().map(uri).collect::<Result<_, _>>()?))
     }
 
-    pub(super) fn of(&self, rpc: ReadableRpc) -> Uri {
-        match rpc {
-            ReadableRpc::Range => self.range.clone(),
-            ReadableRpc::Put => self.put.clone(),
-            ReadableRpc::DeleteRange => self.delete_range.clone(),
-            ReadableRpc::Txn => self.txn.clone(),
-            ReadableRpc::Compact => self.compact.clone(),
-        }
+    pub(super) fn of(&self, rpc: Rpc) -> Option<Uri> {
+        self.0.get(rpc.index()).cloned()
     }
 }
 

@@ -8,7 +8,8 @@ use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 
 use super::pool::{NoSlot, Pool, Slot};
-use crate::audit::Recorded;
+use crate::audit::{CallId, Recorded};
+use crate::etcd::Rpc;
 use crate::grpc::frame::framed;
 use crate::grpc::metadata::Metadata;
 use crate::policy::Permit;
@@ -39,6 +40,9 @@ pub enum ForwardError {
     /// Something that is not gRPC answered.
     #[error("etcd answered with HTTP status {0}")]
     NotGrpc(StatusCode),
+    /// An answer that has to be looked into is not what it should be, or is too large.
+    #[error("etcd's answer cannot be read")]
+    Unreadable,
     /// The record is another call's: a mistake of ours, and nothing was sent.
     #[error("internal: the record belongs to another call")]
     RecordMismatch,
@@ -52,17 +56,14 @@ pub async fn forward(
     pool: &Pool,
     permit: &Permit,
     recorded: &Recorded,
-    call: crate::audit::CallId,
+    call: CallId,
     metadata: &Metadata,
 ) -> Result<Reply, ForwardError> {
     if recorded.call() != call {
         return Err(ForwardError::RecordMismatch);
     }
-    let slot = pool.slot().await.map_err(|reason| match reason {
-        NoSlot::Unreachable => ForwardError::Unreachable,
-        NoSlot::Full => ForwardError::Full,
-    })?;
-    let request = request(permit, &slot, metadata);
+    let slot = slot(pool, permit.rpc()).await?;
+    let request = request(permit.rpc(), &slot, metadata)?;
     let mut sender = slot.sender.clone().ready().await?;
     let (response, mut stream) = sender.send_request(request, false)?;
     send_all(&mut stream, framed(permit.body()), true).await?;
@@ -74,16 +75,27 @@ pub async fn forward(
     Ok(Reply { trailers_only, body, _slot: slot })
 }
 
-fn request(permit: &Permit, slot: &Slot, metadata: &Metadata) -> Request<()> {
+pub(super) async fn slot(pool: &Pool, rpc: Rpc) -> Result<Slot, ForwardError> {
+    pool.slot(rpc.is_open_ended()).await.map_err(|reason| match reason {
+        NoSlot::Unreachable => ForwardError::Unreachable,
+        NoSlot::Full => ForwardError::Full,
+    })
+}
+
+pub(super) fn request(
+    rpc: Rpc,
+    slot: &Slot,
+    metadata: &Metadata,
+) -> Result<Request<()>, ForwardError> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = slot.uris.of(permit.rpc());
+    *request.uri_mut() = slot.uris.of(rpc).ok_or(ForwardError::RecordMismatch)?;
     *request.version_mut() = http::Version::HTTP_2;
     let headers = request.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
     headers.insert("te", HeaderValue::from_static("trailers"));
     metadata.write(headers);
-    request
+    Ok(request)
 }
 
 /// Sends bytes as the receiver has room for them. h2 buffers without bound what is sent without

@@ -5,10 +5,12 @@ mod connection;
 pub mod endpoint;
 pub mod forward;
 pub mod pool;
+pub mod stream;
 
 pub use endpoint::Endpoint;
 pub use forward::{ForwardError, Reply, forward};
 pub use pool::Pool;
+pub use stream::{Incoming, Next, Outgoing, open};
 
 use std::time::Duration;
 

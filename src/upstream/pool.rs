@@ -22,6 +22,15 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 pub struct Pool {
     config: Config,
     metrics: Arc<Metrics>,
+    /// Calls that end soon.
+    brief: Lane,
+    /// Streams and calls that wait: however many stand still, brief calls have their connections.
+    open_ended: Lane,
+}
+
+/// Connections that share the same kind of calls.
+#[derive(Debug, Default)]
+struct Lane {
     connections: RefCell<Vec<Connection>>,
     /// Held while connecting, so that a burst of calls opens one connection and not one each.
     connecting: tokio::sync::Mutex<()>,
@@ -55,41 +64,38 @@ impl Pool {
     /// A pool that connects at the first call.
     #[must_use]
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
-        Self {
-            config,
-            metrics,
-            connections: RefCell::default(),
-            connecting: tokio::sync::Mutex::default(),
-            failed: Cell::default(),
-        }
+        Self { config, metrics, brief: Lane::default(), open_ended: Lane::default() }
     }
 
     /// Whether a member can be reached: a live connection, or a new one.
     pub async fn is_reachable(&self) -> bool {
-        self.slot().await != Err(NoSlot::Unreachable)
+        self.slot(false).await != Err(NoSlot::Unreachable)
     }
 
-    pub(super) async fn slot(&self) -> Result<Slot, NoSlot> {
-        if let Some(slot) = self.free_slot() {
+    /// Room for one call; `open_ended` when it may take as long as it likes.
+    pub(super) async fn slot(&self, open_ended: bool) -> Result<Slot, NoSlot> {
+        let lane = if open_ended { &self.open_ended } else { &self.brief };
+        let calls_max = self.config.streams_per_connection;
+        if let Some(slot) = lane.free_slot(calls_max) {
             return Ok(slot);
         }
-        let _connecting = self.connecting.lock().await;
+        let _connecting = lane.connecting.lock().await;
         // Somebody else may have connected, or failed to, while we waited.
-        if let Some(slot) = self.free_slot() {
+        if let Some(slot) = lane.free_slot(calls_max) {
             return Ok(slot);
         }
-        if self.connections.borrow().len() >= self.config.connections {
+        if lane.connections.borrow().len() >= self.config.connections {
             return Err(NoSlot::Full);
         }
-        if self.failed.get().is_some_and(|failed| failed.elapsed() < RETRY_AFTER) {
+        if lane.failed.get().is_some_and(|failed| failed.elapsed() < RETRY_AFTER) {
             return Err(NoSlot::Unreachable);
         }
         for endpoint in &self.config.endpoints {
             match connect(&self.config, endpoint, &self.metrics).await {
                 Ok(connection) => {
-                    self.failed.set(None);
-                    self.connections.borrow_mut().push(connection);
-                    return self.free_slot().ok_or(NoSlot::Unreachable);
+                    lane.failed.set(None);
+                    lane.connections.borrow_mut().push(connection);
+                    return lane.free_slot(calls_max).ok_or(NoSlot::Unreachable);
                 }
                 Err(error) => {
                     self.metrics.upstream_connect_failures.inc();
@@ -97,16 +103,18 @@ impl Pool {
                 }
             }
         }
-        self.failed.set(Some(Instant::now()));
+        lane.failed.set(Some(Instant::now()));
         Err(NoSlot::Unreachable)
     }
+}
 
-    fn free_slot(&self) -> Option<Slot> {
+impl Lane {
+    fn free_slot(&self, calls_max: u32) -> Option<Slot> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| connection.alive.get());
         let least = connections.iter().min_by_key(|connection| connection.in_flight.get())?;
         let calls = least.in_flight.get();
-        if calls >= self.config.streams_per_connection {
+        if calls >= calls_max {
             return None;
         }
         least.in_flight.set(calls + 1);

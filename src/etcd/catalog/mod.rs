@@ -162,6 +162,12 @@ impl Rpc {
     pub const fn path(self) -> &'static str {
         self.entry().path
     }
+
+    /// Whether an answer may take as long as it likes: streams, and the calls that wait for others.
+    #[must_use]
+    pub const fn is_open_ended(self) -> bool {
+        !matches!(self.entry().shape, Shape::Unary) || matches!(self, Self::Lock | Self::Campaign)
+    }
 }
 
 #[cfg(test)]

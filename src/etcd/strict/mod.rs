@@ -1,23 +1,30 @@
 //! From request bytes to a request that can be read in one way only, and back: what comes out of
 //! here is what is decided on and what is sent. Nothing else makes a [`CanonicalRequest`].
 
+mod messages;
+
 use bytes::Bytes;
-use prost::Message;
+use prost::{Message, Name};
 
 use super::catalog::Rpc;
 use super::pb::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
+    DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
+    LeaseTimeToLiveRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
 };
-use super::touch::{self, InvalidRequest, Touch, Touches};
-use super::verb::StoreVerb;
+use super::pb::v3electionpb::{CampaignRequest, LeaderRequest, ProclaimRequest, ResignRequest};
+use super::pb::v3lockpb::{LockRequest, UnlockRequest};
+use super::range::StoredKey;
+use super::touch::{self, InvalidRequest, LeaseUse, Touch, Touches, session};
 use super::wire::{self, WireError};
 
 /// A request in the one encoding that every etcd reads alike, with all that it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CanonicalRequest {
-    readable: ReadableRpc,
+    rpc: Rpc,
     body: Bytes,
     touches: Touches,
+    /// The lease that has to be granted before the request is sent: see [`session`].
+    lease_to_grant: Option<i64>,
 }
 
 /// Why the bytes of a request are refused; the text goes to the client, so it holds no key.
@@ -34,130 +41,80 @@ pub enum Malformed {
     Undecodable,
 }
 
-/// The RPCs whose requests this module reads. Each is forwarded; every other one is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadableRpc {
-    /// `KV/Range`.
-    Range,
-    /// `KV/Put`.
-    Put,
-    /// `KV/DeleteRange`.
-    DeleteRange,
-    /// `KV/Txn`.
-    Txn,
-    /// `KV/Compact`.
-    Compact,
-}
-
-impl ReadableRpc {
-    /// Whether and how requests of this RPC are read. An exhaustive match, so that a new RPC in
-    /// the catalog has to be decided here.
-    #[must_use]
-    pub const fn of(rpc: Rpc) -> Option<Self> {
-        match rpc {
-            Rpc::Range => Some(Self::Range),
-            Rpc::Put => Some(Self::Put),
-            Rpc::DeleteRange => Some(Self::DeleteRange),
-            Rpc::Txn => Some(Self::Txn),
-            Rpc::Compact => Some(Self::Compact),
-            Rpc::RangeStream | Rpc::Watch => None,
-            Rpc::LeaseGrant
-            | Rpc::LeaseRevoke
-            | Rpc::LeaseKeepAlive
-            | Rpc::LeaseTimeToLive
-            | Rpc::LeaseLeases => None,
-            Rpc::MemberAdd
-            | Rpc::MemberRemove
-            | Rpc::MemberUpdate
-            | Rpc::MemberList
-            | Rpc::MemberPromote => None,
-            Rpc::Alarm
-            | Rpc::Status
-            | Rpc::Defragment
-            | Rpc::Hash
-            | Rpc::HashKv
-            | Rpc::Snapshot
-            | Rpc::MoveLeader
-            | Rpc::Downgrade => None,
-            Rpc::AuthEnable
-            | Rpc::AuthDisable
-            | Rpc::AuthStatus
-            | Rpc::Authenticate
-            | Rpc::UserAdd
-            | Rpc::UserGet
-            | Rpc::UserList
-            | Rpc::UserDelete
-            | Rpc::UserChangePassword
-            | Rpc::UserGrantRole
-            | Rpc::UserRevokeRole
-            | Rpc::RoleAdd
-            | Rpc::RoleGet
-            | Rpc::RoleList
-            | Rpc::RoleDelete
-            | Rpc::RoleGrantPermission
-            | Rpc::RoleRevokePermission => None,
-            Rpc::Lock | Rpc::Unlock => None,
-            Rpc::Campaign | Rpc::Proclaim | Rpc::Leader | Rpc::Observe | Rpc::Resign => None,
-            Rpc::HealthCheck | Rpc::HealthList | Rpc::HealthWatch => None,
-        }
-    }
-
-    /// Its entry in the catalog.
-    #[must_use]
-    pub const fn rpc(self) -> Rpc {
-        match self {
-            Self::Range => Rpc::Range,
-            Self::Put => Rpc::Put,
-            Self::DeleteRange => Rpc::DeleteRange,
-            Self::Txn => Rpc::Txn,
-            Self::Compact => Rpc::Compact,
-        }
-    }
-}
+/// The seconds that a lease lives which etcd makes for a lock or an election without one
+/// (client/v3/concurrency, `defaultSessionTTL`).
+pub const SESSION_TTL_SECONDS: i64 = 60;
 
 impl CanonicalRequest {
-    /// Reads the message of a unary request.
+    /// Reads one message of a request of that RPC. Where etcd would choose the ID of a new lease,
+    /// `new_lease` chooses it instead (0 when it cannot), so that the lease has an owner.
     ///
     /// # Errors
     /// When the bytes could be read in two ways, or as something that etcd would not run.
-    pub fn read(readable: ReadableRpc, bytes: &Bytes) -> Result<Self, Malformed> {
+    pub fn read(
+        rpc: Rpc,
+        bytes: &Bytes,
+        new_lease: &mut dyn FnMut() -> i64,
+    ) -> Result<Self, Malformed> {
         let mut touches = Touches::new();
-        let body = match readable {
-            ReadableRpc::Range => {
-                let (request, body) = decode::<RangeRequest>("etcdserverpb.RangeRequest", bytes)?;
-                touch::range(&request, &mut touches)?;
+        let mut lease_to_grant = None;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "messages::read names each of them")]
+        let body = match rpc {
+            Rpc::Range | Rpc::RangeStream => {
+                read(bytes, |request: &RangeRequest| touch::range(request, &mut touches))?
+            }
+            Rpc::Put => read(bytes, |request: &PutRequest| touch::put(request, &mut touches))?,
+            Rpc::DeleteRange => read(bytes, |request: &DeleteRangeRequest| {
+                touch::delete_range(request, &mut touches)
+            })?,
+            Rpc::Txn => read(bytes, |request: &TxnRequest| touch::txn(request, &mut touches))?,
+            Rpc::Watch => {
+                read(bytes, |request: &WatchRequest| touch::watch(request, &mut touches))?
+            }
+            Rpc::LeaseGrant => change(bytes, |request: &mut LeaseGrantRequest| {
+                if request.id == 0 {
+                    request.id = new_lease();
+                }
+                touch::lease(LeaseUse::Grant, request.id, &mut touches)
+            })?,
+            Rpc::LeaseRevoke => read(bytes, |request: &LeaseRevokeRequest| {
+                touch::lease(LeaseUse::Revoke, request.id, &mut touches)
+            })?,
+            Rpc::LeaseKeepAlive => read(bytes, |request: &LeaseKeepAliveRequest| {
+                touch::lease(LeaseUse::KeepAlive, request.id, &mut touches)
+            })?,
+            Rpc::LeaseTimeToLive => read(bytes, |request: &LeaseTimeToLiveRequest| {
+                let usage = if request.keys { LeaseUse::ListKeys } else { LeaseUse::TimeToLive };
+                touch::lease(usage, request.id, &mut touches)
+            })?,
+            Rpc::Lock | Rpc::Campaign | Rpc::Proclaim | Rpc::Resign => {
+                let mut session = session::Session::new(new_lease, &mut touches);
+                let body = read_session(rpc, bytes, &mut session)?;
+                lease_to_grant = session.lease_to_grant();
                 body
             }
-            ReadableRpc::Put => {
-                let (request, body) = decode::<PutRequest>("etcdserverpb.PutRequest", bytes)?;
-                touch::put(&request, &mut touches)?;
-                body
+            Rpc::Unlock => {
+                read(bytes, |request: &UnlockRequest| session::unlock(request, &mut touches))?
             }
-            ReadableRpc::DeleteRange => {
-                let name = "etcdserverpb.DeleteRangeRequest";
-                let (request, body) = decode::<DeleteRangeRequest>(name, bytes)?;
-                touch::delete_range(&request, &mut touches)?;
-                body
+            Rpc::Leader | Rpc::Observe => {
+                let follow = rpc == Rpc::Observe;
+                read(bytes, |request: &LeaderRequest| {
+                    session::leader(request, follow, &mut touches)
+                })?
             }
-            ReadableRpc::Txn => {
-                let (request, body) = decode::<TxnRequest>("etcdserverpb.TxnRequest", bytes)?;
-                touch::txn(&request, &mut touches)?;
-                body
-            }
-            ReadableRpc::Compact => {
-                let name = "etcdserverpb.CompactionRequest";
-                let (_, body) = decode::<CompactionRequest>(name, bytes)?;
-                touches.push(Touch::Store(StoreVerb::Compact));
+            other => {
+                let (body, verb) = messages::read(other, bytes)?;
+                touches.push(Touch::Store(verb));
                 body
             }
         };
-        Ok(Self { readable, body, touches })
+        Ok(Self { rpc, body, touches, lease_to_grant })
     }
 
     /// Which RPC it is.
     #[must_use]
-    pub const fn readable(&self) -> ReadableRpc {
-        self.readable
+    pub const fn rpc(&self) -> Rpc {
+        self.rpc
     }
 
     /// The canonical encoding: the bytes that are sent.
@@ -171,15 +128,90 @@ impl CanonicalRequest {
     pub const fn touches(&self) -> &Touches {
         &self.touches
     }
+
+    /// The lease that has to be granted first.
+    #[must_use]
+    pub const fn lease_to_grant(&self) -> Option<i64> {
+        self.lease_to_grant
+    }
+
+    /// Adds what a use of a lease does to the keys that it holds: only ever more to decide on.
+    ///
+    /// # Errors
+    /// When they are too many for one request.
+    pub fn add_touches(&mut self, more: impl Iterator<Item = Touch>) -> Result<(), InvalidRequest> {
+        more.into_iter().try_for_each(|touch| touch::push(&mut self.touches, touch))
+    }
+}
+
+/// The requests of ringfence's own steps.
+impl CanonicalRequest {
+    /// Asks etcd which keys a lease holds.
+    #[must_use]
+    pub fn lease_look_up(lease: i64) -> Self {
+        let body = LeaseTimeToLiveRequest { id: lease, keys: true }.encode_to_vec().into();
+        let touches = [Touch::Lease { usage: LeaseUse::ListKeys, lease }].into_iter().collect();
+        Self { rpc: Rpc::LeaseTimeToLive, body, touches, lease_to_grant: None }
+    }
+
+    /// Grants the lease of a session: etcd's own life span, an ID with an owner.
+    #[must_use]
+    pub fn session_lease(lease: i64) -> Self {
+        let body = LeaseGrantRequest { ttl: SESSION_TTL_SECONDS, id: lease }.encode_to_vec().into();
+        let touches = [Touch::Lease { usage: LeaseUse::Grant, lease }].into_iter().collect();
+        Self { rpc: Rpc::LeaseGrant, body, touches, lease_to_grant: None }
+    }
+}
+
+/// Keys of a lease as etcd answers a look-up: `None` when there is no such lease.
+///
+/// # Errors
+/// When the answer does not decode.
+pub fn lease_keys(answer: &[u8]) -> Result<Option<Vec<StoredKey>>, prost::DecodeError> {
+    let answer = super::pb::etcdserverpb::LeaseTimeToLiveResponse::decode(answer)?;
+    Ok((answer.ttl >= 0).then(|| answer.keys.into_iter().map(StoredKey::new).collect()))
+}
+
+fn read_session(
+    rpc: Rpc,
+    bytes: &Bytes,
+    session: &mut session::Session<'_>,
+) -> Result<Bytes, Malformed> {
+    if rpc == Rpc::Lock {
+        change(bytes, |request: &mut LockRequest| session.lock(request))
+    } else if rpc == Rpc::Campaign {
+        change(bytes, |request: &mut CampaignRequest| session.campaign(request))
+    } else if rpc == Rpc::Proclaim {
+        change(bytes, |request: &mut ProclaimRequest| session.proclaim(request))
+    } else {
+        change(bytes, |request: &mut ResignRequest| session.resign(request))
+    }
+}
+
+/// Reads a message, and passes on the bytes that are its canonical encoding.
+fn read<M: Message + Name + Default>(
+    bytes: &Bytes,
+    inspect: impl FnOnce(&M) -> Result<(), InvalidRequest>,
+) -> Result<Bytes, Malformed> {
+    let (message, body) = decode::<M>(bytes)?;
+    inspect(&message)?;
+    Ok(body)
+}
+
+/// Reads a message that ringfence completes; what is sent is the encoding of the completed one.
+fn change<M: Message + Name + Default>(
+    bytes: &Bytes,
+    complete: impl FnOnce(&mut M) -> Result<(), InvalidRequest>,
+) -> Result<Bytes, Malformed> {
+    let (mut message, _) = decode::<M>(bytes)?;
+    complete(&mut message)?;
+    Ok(message.encode_to_vec().into())
 }
 
 /// Two tiers. Bytes that prost encodes to again are canonical: no unknown field, nothing twice,
 /// nothing present but empty; they go on as received. Others are walked, and what the walk leaves
 /// standing is replaced by its canonical encoding.
-fn decode<M: Message + Default>(
-    name: &'static str,
-    bytes: &Bytes,
-) -> Result<(M, Bytes), Malformed> {
+fn decode<M: Message + Name + Default>(bytes: &Bytes) -> Result<(M, Bytes), Malformed> {
     let decoded = M::decode(bytes.clone());
     if let Ok(message) = &decoded
         && message.encoded_len() == bytes.len()
@@ -191,7 +223,7 @@ fn decode<M: Message + Default>(
                 .map_err(|_| Malformed::Undecodable);
         }
     }
-    wire::walk(name, bytes)?;
+    wire::walk(&M::full_name(), bytes)?;
     let message = decoded.map_err(|_| Malformed::Undecodable)?;
     let body = Bytes::from(message.encode_to_vec());
     Ok((message, body))

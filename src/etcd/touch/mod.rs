@@ -2,12 +2,15 @@
 //! (server/etcdserver/apply/auth.go) and, where etcd leaks, a little more. The table of what each
 //! field demands is docs/authorization.md.
 
+pub(super) mod session;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::pb::etcdserverpb::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, compare,
-    range_request, request_op,
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    WatchCreateRequest, WatchRequest, compare, range_request, request_op, watch_create_request,
+    watch_request,
 };
 use super::range::{ClientKey, KeyRange, RangeError};
 use super::verb::{KeyVerb, StoreVerb};
@@ -31,9 +34,49 @@ pub enum Touch {
     },
     /// A verb on the store as a whole.
     Store(StoreVerb),
-    /// A key is bound to the lease of this ID. Whose lease it is cannot be told yet, so no rule
-    /// grants it: see docs/authorization.md.
-    AttachLease(i64),
+    /// A lease is used; whose it is decides with the verb `lease`: docs/authorization.md.
+    Lease {
+        /// What for.
+        usage: LeaseUse,
+        /// Its ID.
+        lease: i64,
+    },
+    /// A watch of the same stream is ended.
+    CancelWatch(i64),
+    /// The progress of the same stream is asked for.
+    WatchProgress,
+}
+
+/// What a lease is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LeaseUse {
+    /// It is made.
+    Grant,
+    /// A key is bound to it.
+    Attach,
+    /// It is renewed.
+    KeepAlive,
+    /// It is ended, and with it its keys.
+    Revoke,
+    /// Its time is read.
+    TimeToLive,
+    /// Its time and its keys are read.
+    ListKeys,
+}
+
+impl LeaseUse {
+    /// The name in audit records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Grant => "lease.grant",
+            Self::Attach => "lease.attach",
+            Self::KeepAlive => "lease.keepalive",
+            Self::Revoke => "lease.revoke",
+            Self::TimeToLive => "lease.timetolive",
+            Self::ListKeys => "lease.keys",
+        }
+    }
 }
 
 /// All that a request does; most requests do one thing.
@@ -60,6 +103,15 @@ pub enum InvalidRequest {
     /// The target says one thing and the value that is given belongs to another.
     #[error("ringfence: compare target and target_union disagree")]
     CompareMismatch,
+    /// An enum number that no release knows.
+    #[error("ringfence: `{0}` has an unknown number")]
+    UnknownNumber(&'static str),
+    /// A message of a watch stream that asks for nothing.
+    #[error("ringfence: the watch request is empty")]
+    EmptyWatchRequest,
+    /// etcd's own text (api/v3election).
+    #[error("\"leader\" field must be provided")]
+    NoLeader,
 }
 
 /// What a Range does. `keys_only` and `count_only` need what the values need: a count is content.
@@ -85,9 +137,11 @@ pub fn put(request: &PutRequest, touches: &mut Touches) -> Result<(), InvalidReq
     if request.prev_kv || request.ignore_value || request.ignore_lease {
         push(touches, Touch::Key { verb: KeyVerb::Get, range: range.clone() })?;
     }
-    push(touches, Touch::Key { verb: KeyVerb::Put, range })?;
+    push(touches, Touch::Key { verb: KeyVerb::Put, range: range.clone() })?;
     if request.lease != 0 {
-        push(touches, Touch::AttachLease(request.lease))?;
+        // A key goes when its lease ends, so binding it to a lease is a deletion that is put off.
+        push(touches, Touch::Key { verb: KeyVerb::Delete, range })?;
+        lease(LeaseUse::Attach, request.lease, touches)?;
     }
     Ok(())
 }
@@ -105,6 +159,43 @@ pub fn delete_range(
         read(&request.key, &request.range_end, touches)?;
     }
     push(touches, Touch::Key { verb: KeyVerb::Delete, range })
+}
+
+/// What one message of a watch stream does. `prev_kv` and a start revision show history of the same
+/// keys, which a watch could have seen as it happened: they need no more.
+///
+/// # Errors
+/// As for [`range`].
+pub fn watch(request: &WatchRequest, touches: &mut Touches) -> Result<(), InvalidRequest> {
+    use watch_request::RequestUnion;
+    let touch = match &request.request_union {
+        Some(RequestUnion::CreateRequest(create)) => {
+            Touch::Key { verb: KeyVerb::Watch, range: watched(create)? }
+        }
+        Some(RequestUnion::CancelRequest(cancel)) => Touch::CancelWatch(cancel.watch_id),
+        Some(RequestUnion::ProgressRequest(_)) => Touch::WatchProgress,
+        None => return Err(InvalidRequest::EmptyWatchRequest),
+    };
+    push(touches, touch)
+}
+
+/// etcd reads an empty key as `"\0"` here, and only here (api/v3rpc/watch.go).
+fn watched(create: &WatchCreateRequest) -> Result<KeyRange, InvalidRequest> {
+    let known = |filter: &i32| watch_create_request::FilterType::try_from(*filter).is_ok();
+    if !create.filters.iter().all(known) {
+        return Err(InvalidRequest::UnknownNumber("filters"));
+    }
+    let first = Bytes::from_static(b"\0");
+    let key = if create.key.is_empty() { &first } else { &create.key };
+    Ok(key_range(key, &create.range_end)?)
+}
+
+/// What a use of a lease does.
+///
+/// # Errors
+/// When the request does too much.
+pub fn lease(usage: LeaseUse, lease: i64, touches: &mut Touches) -> Result<(), InvalidRequest> {
+    push(touches, Touch::Lease { usage, lease })
 }
 
 /// What a Txn does: every compare is a read, and both branches count, whichever will be taken, all
@@ -184,7 +275,7 @@ fn read(key: &Bytes, range_end: &Bytes, touches: &mut Touches) -> Result<(), Inv
     push(touches, Touch::Key { verb, range })
 }
 
-fn push(touches: &mut Touches, touch: Touch) -> Result<(), InvalidRequest> {
+pub(super) fn push(touches: &mut Touches, touch: Touch) -> Result<(), InvalidRequest> {
     if touches.len() >= TOUCHES_MAX {
         return Err(InvalidRequest::TooManyOperations);
     }

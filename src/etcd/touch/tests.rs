@@ -33,7 +33,9 @@ fn a_put_needs_more_for_what_it_reveals() {
     }
     let mut touches = Touches::new();
     put(&PutRequest { lease: 7, ..put_of("k") }, &mut touches).unwrap();
-    assert_eq!(touches.to_vec(), [point(KeyVerb::Put, "k"), Touch::AttachLease(7)]);
+    let attach = Touch::Lease { usage: LeaseUse::Attach, lease: 7 };
+    let expected = [point(KeyVerb::Put, "k"), point(KeyVerb::Delete, "k"), attach];
+    assert_eq!(touches.to_vec(), expected);
 }
 
 #[test]

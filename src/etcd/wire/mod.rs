@@ -104,11 +104,11 @@ impl std::error::Error for WireError {}
 ///
 /// # Errors
 /// The first refused shape.
-pub fn walk(message: &'static str, bytes: &[u8]) -> Result<(), WireError> {
+pub fn walk(message: &str, bytes: &[u8]) -> Result<(), WireError> {
     let found = MESSAGES.binary_search_by(|shape| shape.name.cmp(message)).ok();
     let shape = found
         .and_then(|index| MESSAGES.get(index))
-        .ok_or(WireError { message, fault: Fault::NoShape })?;
+        .ok_or(WireError { message: "a request", fault: Fault::NoShape })?;
     walk_message(shape, bytes, DEPTH_MAX)
 }
 

@@ -1,0 +1,194 @@
+//! Decide and record: one request in, a permit with the proof of its record out, or the status that
+//! the client hears. Unary calls and the messages of streams both come through here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::connection::{Client, Identified};
+use super::refuse::{audit_unavailable, forward_failed, permission_denied};
+use super::reply::collect;
+use super::{Core, Refusal};
+use crate::audit::event::{DecisionEvent, PATH_BYTES_MAX, Path};
+use crate::audit::{CallId, Event, Outcome, Record, Recorded, Unavailable, Verdict};
+use crate::clock;
+use crate::etcd::{CanonicalRequest, Rpc, StoredKey, Touches, strict};
+use crate::grpc::Status;
+use crate::grpc::metadata::Metadata;
+use crate::metrics;
+use crate::policy::{Asker, Cause, Decision, Denial, FoundLeases, Permit, decide, permit_look_up};
+use crate::upstream::{ForwardError, forward};
+
+/// Who asks for ringfence's own steps. No identity can have this name.
+const OURSELVES: &str = "(ringfence)";
+
+/// One request of a principal.
+#[derive(Clone, Copy)]
+pub(super) struct Asking<'a> {
+    pub(super) core: &'a Core,
+    pub(super) identified: &'a Identified,
+    pub(super) metadata: &'a Metadata,
+    pub(super) call: CallId,
+    pub(super) request_bytes: usize,
+}
+
+impl<'a> Asking<'a> {
+    pub(super) fn asker(&self) -> Asker<'a> {
+        Asker { identification: &self.identified.identification, leases: &self.core.leases }
+    }
+
+    /// Decides and records.
+    ///
+    /// # Errors
+    /// What the client hears instead: it is denied, or the decision cannot be made or recorded.
+    pub(super) async fn authorize(
+        &self,
+        request: CanonicalRequest,
+    ) -> Result<(Permit, Recorded), Status> {
+        let mut decision = decide(self.asker(), request, &FoundLeases::default());
+        if let Decision::LookUp(request, leases) = decision {
+            let rpc = request.rpc();
+            // On the heap: a rare step must not make the future of every call larger.
+            let looked_up = Box::pin(self.look_up(&leases)).await;
+            let found = match looked_up {
+                Ok(found) => found,
+                Err(status) => return Err(self.refuse_unknown(rpc, status).await),
+            };
+            decision = decide(self.asker(), request, &found);
+        }
+        match decision {
+            Decision::Allow(permit) => self.allow(permit).await,
+            Decision::Deny(denial) => Err(self.deny(&denial).await),
+            Decision::LookUp(request, _) => {
+                let status = Status::new(crate::grpc::Code::Internal, "ringfence: internal error");
+                Err(self.refuse_unknown(request.rpc(), status).await)
+            }
+        }
+    }
+
+    async fn allow(&self, permit: Permit) -> Result<(Permit, Recorded), Status> {
+        self.core.metrics.count_request(Some(permit.rpc()), metrics::Verdict::Allow);
+        let rules = permit.rules().iter().map(|rule| self.core.policy.rule_name(*rule)).collect();
+        let event = self.event(permit.rpc(), Verdict::Allow(rules), permit.touches().clone());
+        let recorded = self.core.recorder.allow(self.call, record(event)).await;
+        recorded.map(|recorded| (permit, recorded)).map_err(|Unavailable| audit_unavailable())
+    }
+
+    async fn deny(&self, denial: &Denial) -> Status {
+        let (reason, rule) = match denial.cause {
+            Cause::NoRule => ("no_rule", None),
+            Cause::DenyRule(rule) => ("deny_rule", Some(self.core.policy.rule_name(rule))),
+            Cause::ForeignLease => ("foreign_lease", None),
+            Cause::TooMany => ("too_many", None),
+        };
+        let rpc = denial.request.rpc();
+        if rpc == Rpc::Authenticate {
+            tracing::warn!(
+                principal = %self.identified.name,
+                "a client logs in with a password; take user and password out of its settings: \
+                 behind ringfence its certificate says who it is, and a token counts for nothing"
+            );
+        }
+        self.core.metrics.count_request(Some(rpc), metrics::Verdict::Deny);
+        let verdict = Verdict::Deny { reason, rule, touch: denial.touch };
+        let event = self.event(rpc, verdict, denial.request.touches().clone());
+        let recorded = self.core.recorder.record(record(event)).await;
+        recorded.map_or_else(|Unavailable| audit_unavailable(), |()| permission_denied())
+    }
+
+    /// Records that a request ended undecided, because a look-up failed.
+    async fn refuse_unknown(&self, rpc: Rpc, status: Status) -> Status {
+        self.core.metrics.count_request(Some(rpc), metrics::Verdict::Refuse);
+        let verdict = Verdict::Refuse { reason: "look_up", detail: status.message.clone() };
+        let recorded = self.core.recorder.record(record(self.event(rpc, verdict, Touches::new())));
+        recorded.await.map_or_else(|Unavailable| audit_unavailable(), |()| status)
+    }
+
+    fn event(&self, rpc: Rpc, verdict: Verdict, touches: Touches) -> Event {
+        Event::Decision(DecisionEvent {
+            call: self.call,
+            principal: Some(Arc::clone(&self.identified.name)),
+            path: Path::Known(rpc.path()),
+            verdict,
+            touches,
+            request_bytes: self.request_bytes,
+        })
+    }
+
+    /// Asks etcd which keys these leases hold, in ringfence's own name.
+    async fn look_up(&self, leases: &[i64]) -> Result<FoundLeases, Status> {
+        let mut found = BTreeMap::new();
+        for (position, lease) in leases.iter().enumerate() {
+            let call = self.call.step(u32::try_from(position + 1).unwrap_or(u32::MAX));
+            let permit = permit_look_up(*lease);
+            let event = Event::Decision(DecisionEvent {
+                call,
+                principal: Some(OURSELVES.into()),
+                path: Path::Known(permit.rpc().path()),
+                verdict: Verdict::Allow(SmallVec::new()),
+                touches: permit.touches().clone(),
+                request_bytes: permit.body().len(),
+            });
+            let recorded = self.core.recorder.allow(call, record(event)).await;
+            let recorded = recorded.map_err(|Unavailable| audit_unavailable())?;
+            let answer = self.lease_keys(&permit, &recorded, call).await;
+            let (fault, status) = match &answer {
+                Ok(_) => (None, Some(0)),
+                Err(error) => {
+                    let (status, fault) = forward_failed(error);
+                    (Some(fault), Some(status.code as u16))
+                }
+            };
+            recorded.finish(Outcome { status, fault, ..Outcome::default() });
+            found.insert(*lease, answer.map_err(|error| forward_failed(&error).0)?);
+        }
+        let mut leases = FoundLeases::default();
+        found.into_iter().for_each(|(lease, keys)| leases.insert(lease, keys));
+        Ok(leases)
+    }
+
+    async fn lease_keys(
+        &self,
+        permit: &Permit,
+        recorded: &Recorded,
+        call: CallId,
+    ) -> Result<Vec<StoredKey>, ForwardError> {
+        let forwarding = forward(&self.core.pool, permit, recorded, call, self.metadata);
+        let answering = async { collect(forwarding.await?).await };
+        let bounded = tokio::time::timeout(self.core.limits.call_timeout, answering).await;
+        let answer = bounded.unwrap_or(Err(ForwardError::Unreachable))?;
+        let message = answer.message.ok_or(ForwardError::Unreadable)?;
+        let keys = strict::lease_keys(&message).map_err(|_| ForwardError::Unreadable)?;
+        Ok(keys.unwrap_or_default())
+    }
+}
+
+/// Records a call that is refused before policy is asked.
+pub(super) async fn record_refusal(
+    core: &Core,
+    client: &Client,
+    call: CallId,
+    path: &str,
+    refusal: &Refusal,
+) -> Result<(), Unavailable> {
+    let known = Rpc::from_path(path);
+    core.metrics.count_request(known, metrics::Verdict::Refuse);
+    let path = known.map_or_else(
+        || Path::Unknown(path.chars().take(PATH_BYTES_MAX / 4).collect()),
+        |rpc| Path::Known(rpc.path()),
+    );
+    let event = Event::Decision(DecisionEvent {
+        call,
+        principal: client.identified.as_ref().ok().map(|identified| Arc::clone(&identified.name)),
+        path,
+        verdict: Verdict::Refuse { reason: refusal.reason(), detail: refusal.to_string() },
+        touches: Touches::new(),
+        request_bytes: 0,
+    });
+    core.recorder.record(record(event)).await
+}
+
+pub(super) fn record(event: Event) -> Record {
+    Record { time: clock::since_epoch(), event }
+}
