@@ -227,11 +227,14 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
     };
     let refuse = source("src/proxy/refuse.rs");
     let reason = refuse.split("fn reason(").nth(1).unwrap().split("fn status(").next().unwrap();
-    let call = source("src/proxy/call.rs");
+    let authorize = source("src/proxy/authorize.rs");
+    let ends = source("src/proxy/relay.rs") + &source("src/proxy/stream.rs");
     let acceptor = source("src/tls/acceptor.rs").replace(['\n', ' '], "");
     let mut written = literals(reason, &["=> \""]);
-    written.extend(literals(&call, &["Cause::NoRule => (\"", "Cause::DenyRule(rule) => (\""]));
-    written.extend(literals(&call, &["Cause::LeaseOwnerUnknown => (\""]));
+    let causes =
+        ["NoRule => (\"", "DenyRule(rule) => (\"", "ForeignLease => (\"", "TooMany => (\""];
+    written.extend(literals(&authorize, &causes));
+    written.extend(literals(&authorize, &["Refuse { reason: \""]));
     written.extend(literals(&source("src/server/listen.rs"), &["refuse(source, \""]));
     written.extend(literals(&acceptor, &["refusal(\"", "=>\"", "is_err()=>\""]));
     written.retain(|name| !name.starts_with("TLSv"));
@@ -246,7 +249,9 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
         .filter(|text| !text.contains(' '))
         .map(str::to_owned)
         .collect();
-    faults.extend(literals(&call, &["Some(\""]));
+    let named = ["Some(\"", "then_some(\"", "audit_unavailable(), \"", "shutting_down(), \""];
+    faults.extend(literals(&ends, &named));
+    faults.extend(literals(&ends, &["Told(status, \""]));
     faults.extend(literals(&source("src/audit/recorder.rs"), &["fault: Some(\""]));
     assert_eq!(first_column(&format, "fault"), faults);
 }

@@ -145,12 +145,6 @@ async fn a_path_is_in_the_catalog_or_unknown() {
         let message = "ringfence: unknown service or method";
         bench.check(path, &[], own(b""), 12, message, None).await; // 99 to 108
     }
-    for path in
-        ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Auth/AuthDisable", "/v3lockpb.Lock/Unlock"]
-    {
-        let message = format!("ringfence: {path} is not forwarded by this version");
-        bench.check(path, &[], own(b""), 12, &message, None).await;
-    }
     let decisions = bench.finish();
     assert!(decisions.iter().all(|record| record["verdict"] == "refuse"));
     assert_eq!(decisions[2]["path"], "/etcdserverpb.KV/Range?x");

@@ -21,13 +21,14 @@ roles = ["tenant"]
 [[role]]
 name = "kubernetes"
 rules = [
-  { prefix = "/registry/", allow = ["get", "list", "put", "delete"] },
-  { allow = ["compact"] },
+  { prefix = "/registry/", allow = ["get", "list", "watch", "put", "delete"] },
+  { allow = ["compact", "lease", "status", "member.list"] },
 ]
 [[role]]
 name = "tenant"
 rules = [
-  { prefix = "/tenants/${uri.path.2}/", allow = ["get", "list", "put", "delete"] },
+  { prefix = "/tenants/${uri.path.2}/", allow = ["get", "list", "watch", "put", "delete"] },
+  { allow = ["lease"] },
   { key = "/tenants/${uri.path.2}/quota", deny = ["put", "delete"] },
   { prefix = "/inbox/", allow = ["put", "delete"] },
 ]
@@ -67,6 +68,10 @@ roots = "{pki_folder}/kubernetes-ca.crt"
 [[client.ca]]
 name = "tenants"
 roots = "{pki_folder}/tenants-ca.crt"
+[client.advertise]
+test = ["https://ringfence.example:2379"]
+[leases]
+keys = "lease-keys"
 [upstream]
 endpoints = ["{endpoint}"]
 ca = "{pki_folder}/kubernetes-ca.crt"
@@ -137,11 +142,11 @@ files = ["policy.toml"]
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Stops it; its decisions.
+    /// Stops it; its decisions on requests of clients.
     pub fn decisions(&mut self) -> Vec<Value> {
         assert_eq!(self.stop().code(), Some(0));
-        let of_type = |record: &Value| record["type"] == "decision";
-        self.records().into_iter().filter(of_type).collect()
+        let of_client = |record: &Value| record["type"] == "decision" && record["step"].is_null();
+        self.records().into_iter().filter(of_client).collect()
     }
 
     /// Resident memory in bytes.

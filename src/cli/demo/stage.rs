@@ -185,6 +185,12 @@ roots = "pki/kubernetes-ca.crt"
 name = "tenants"
 roots = "pki/tenants-ca.crt"
 
+[client.advertise]
+demo = ["https://{ringfence}"]
+
+[leases]
+keys = "lease-keys"
+
 [upstream]
 endpoints = ["https://{etcd}"]
 ca = "pki/kubernetes-ca.crt"
