@@ -119,6 +119,10 @@ fn every_mistake_of_a_config_is_told() {
         "directory = \"audit\"",
         "mode = \"blocking\"\ndirectory = \"audit\"",
     );
+    check_config("config_lease_keys", "[audit]", "[leases]\nkeys = \"policy.toml\"\n[audit]");
+    let advertise = "[client.advertise]\ninfra0 = [\"https://127.0.0.1:12379\"]\n\
+        infra1 = [\"infra1:2379\"]\ninfra2 = 7\n[upstream]";
+    check_config("config_advertise", "[upstream]", advertise);
     check_config("config_policy_missing", "policy.toml", "policy.d/*.toml");
     check_config("config_version", "version = 1", "version = 2");
 }
@@ -126,6 +130,7 @@ fn every_mistake_of_a_config_is_told() {
 #[test]
 fn every_mistake_of_a_policy_is_told() {
     check_policy("policy_unknown_verb", "\"get\"", "\"read\"");
+    check_policy("policy_verb_needs_a_setting", "\"compact\"", "\"lease\", \"member.list\"");
     check_policy("policy_verb_without_keys", "\"compact\"", "\"get\"");
     check_policy("policy_verb_with_keys", "\"get\"", "\"compact\"");
     check_policy("policy_unknown_role", "roles = [\"tenant\"]", "roles = [\"tenants\"]");
