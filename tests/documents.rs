@@ -160,6 +160,7 @@ fn the_compose_cluster_has_a_recipe_and_a_config_that_are_accepted() {
 fn every_metric_is_described_and_none_is_invented() {
     let metrics = Metrics::default();
     metrics.count_refused_handshake("reason");
+    metrics.count_ended_connection("reason");
     let text = metrics.render();
     let mut exposed = BTreeSet::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -231,6 +232,9 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
     let acceptor = source("src/tls/acceptor.rs").replace(['\n', ' '], "");
     let mut written = literals(reason, &["=> \""]);
     written.extend(literals(&call, &["Cause::NoRule => (\"", "Cause::DenyRule(rule) => (\""]));
+    let ending = source("src/proxy/ending.rs");
+    let name = ending.split("fn name(").nth(1).unwrap().split("fn is_polite(").next().unwrap();
+    written.extend(literals(name, &["=> \""]));
     written.extend(literals(&call, &["Cause::LeaseOwnerUnknown => (\""]));
     written.extend(literals(&source("src/server/listen.rs"), &["refuse(source, \""]));
     written.extend(literals(&acceptor, &["refusal(\"", "=>\"", "is_err()=>\""]));

@@ -182,6 +182,23 @@ async fn refuse(
     }
 }
 
+/// Refuses a call for which there is to be no task: the principal's streams are many already.
+pub(super) fn refuse_at_once(
+    core: &Core,
+    client: &Client,
+    call: CallId,
+    path: &str,
+    refusal: &Refusal,
+    respond: &mut SendResponse<Bytes>,
+) {
+    let recorded = core.recorder.try_record(refusal_record(core, client, call, path, refusal));
+    let status =
+        recorded.map_or_else(|Unavailable| Some(audit_unavailable()), |()| refusal.status());
+    if let Some(status) = status {
+        answer(respond, &status);
+    }
+}
+
 /// Records a call that is refused before policy is asked.
 pub(super) async fn record_refusal(
     core: &Core,
@@ -190,21 +207,30 @@ pub(super) async fn record_refusal(
     path: &str,
     refusal: &Refusal,
 ) -> Result<(), Unavailable> {
+    core.recorder.record(refusal_record(core, client, call, path, refusal)).await
+}
+
+fn refusal_record(
+    core: &Core,
+    client: &Client,
+    call: CallId,
+    path: &str,
+    refusal: &Refusal,
+) -> Record {
     let known = Rpc::from_path(path);
     core.metrics.count_request(known, metrics::Verdict::Refuse);
     let path = known.map_or_else(
         || Path::Unknown(path.chars().take(PATH_BYTES_MAX / 4).collect()),
         |rpc| Path::Known(rpc.path()),
     );
-    let event = Event::Decision(DecisionEvent {
+    record(Event::Decision(DecisionEvent {
         call,
         principal: client.identified.as_ref().ok().map(|identified| Arc::clone(&identified.name)),
         path,
         verdict: Verdict::Refuse { reason: refusal.reason(), detail: refusal.to_string() },
         touches: crate::etcd::Touches::new(),
         request_bytes: 0,
-    });
-    core.recorder.record(record(event)).await
+    }))
 }
 
 fn record(event: Event) -> Record {
