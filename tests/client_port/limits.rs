@@ -92,6 +92,16 @@ async fn a_ping_flood_ends_the_connection_and_nothing_else() {
     check_flood(limits, &answers, "control_flood", ENHANCE_YOUR_CALM).await;
 }
 
+/// A reply taken byte by byte: each costs us a frame and the client thirteen bytes.
+#[tokio::test]
+async fn windows_of_one_byte_end_the_connection_and_nothing_else() {
+    let closed_windows = frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\0");
+    let one_byte = frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).repeat(400);
+    let attack = [closed_windows, request(1, RANGE, OWN_KEY), one_byte].concat();
+    let limits = "control_frames_per_second = 10";
+    check_flood(limits, &attack, "control_flood", ENHANCE_YOUR_CALM).await;
+}
+
 #[tokio::test]
 async fn a_settings_flood_ends_the_connection_and_nothing_else() {
     let settings = frame(SETTINGS, 0, 0, b"\0\x04\0\0\xff\xff").repeat(100);

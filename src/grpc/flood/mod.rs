@@ -183,8 +183,8 @@ impl FrameFollower {
         Ok(())
     }
 
-    /// Every frame costs a syscall's worth of work at least. Requests have bounds of their own; what
-    /// carries none is counted here.
+    /// Requests have bounds of their own; what carries none is counted here. Bytes of DATA cost
+    /// nothing.
     fn weigh(&mut self, kind: u8, flags: u8, length: u32, now: Duration) -> Result<(), Flood> {
         match kind {
             KIND_DATA
