@@ -160,25 +160,24 @@ async fn a_half_sent_header_block_has_a_deadline() {
 
 #[tokio::test]
 async fn a_client_that_is_silent_after_the_handshake_is_let_go() {
-    let limits = "handshake_timeout_seconds = 1\nfirst_request_timeout_seconds = 1\n";
-    let bench = Bench::start(limits).await;
-    let mut silent = WireClient::connect(&bench.pki, "acme", "h2", bench.ringfence.port).await;
-    silent.read_to_end().await;
-    bench.wait_for_end("no_preface", 1);
+    let bench = Bench::start("first_request_timeout_seconds = 1").await;
+    let port = bench.ringfence.port;
+    let mut silent = WireClient::connect(&bench.pki, "acme", "h2", port).await;
+    let mut http1 = WireClient::connect(&bench.pki, "acme", "http/1.1", port).await;
+    http1.send(b"GET /health HTTP/1.1\r\nhost: local").await.unwrap();
     let mut greeted = bench.greeted().await;
     assert_eq!(greeted.read_to_end().await, [NO_ERROR, NO_ERROR], "told politely");
-    bench.wait_for_end("no_request", 1);
-    let mut http1 = WireClient::connect(&bench.pki, "acme", "http/1.1", bench.ringfence.port).await;
-    http1.send(b"GET /health HTTP/1.1\r\nhost: local").await.unwrap();
+    silent.read_to_end().await;
     http1.read_to_end().await;
-    bench.wait_for_end("http1", 1);
-    let expected = ["no_preface", "no_request", "http1"].map(|reason| (reason.to_owned(), 0));
-    assert_eq!(bench.endings(), expected);
+    for reason in ["no_request", "no_preface", "http1"] {
+        bench.wait_for_end(reason, 1);
+    }
+    assert!(bench.endings().iter().all(|(_, calls)| *calls == 0));
 }
 
 #[tokio::test]
 async fn an_idle_connection_is_let_go_and_a_busy_one_is_not() {
-    let bench = Bench::start("idle_timeout_seconds = 1").await;
+    let bench = Bench::start("idle_timeout_seconds = 3").await;
     let mut idle = bench.greeted().await;
     let mut busy = bench.greeted().await;
     idle.send(&request(1, RANGE, OWN_KEY)).await.unwrap();
@@ -187,6 +186,7 @@ async fn an_idle_connection_is_let_go_and_a_busy_one_is_not() {
     assert_eq!(idle.read_to_end().await, [NO_ERROR, NO_ERROR], "told politely");
     bench.wait_for_end("idle", 1);
     tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!bench.ringfence.metrics().contains("{reason=\"idle\"} 2\n"));
     busy.send(&frame(DATA, END_STREAM, 1, &framed(OWN_KEY))).await.unwrap();
     busy.read_replies(1).await;
     assert_eq!(busy.read_to_end().await, [NO_ERROR, NO_ERROR]);
@@ -197,7 +197,7 @@ async fn an_idle_connection_is_let_go_and_a_busy_one_is_not() {
 /// PINGs keep nothing alive, and a client that ignores GOAWAY is cut.
 #[tokio::test]
 async fn a_client_that_will_not_go_is_cut() {
-    let bench = Bench::start("idle_timeout_seconds = 1\ndrain_timeout_seconds = 1\n").await;
+    let bench = Bench::start("idle_timeout_seconds = 3\ndrain_timeout_seconds = 1\n").await;
     let mut client = bench.greeted().await;
     client.send(&request(1, RANGE, OWN_KEY)).await.unwrap();
     let ping = frame(PING, 0, 0, b"12345678");
@@ -212,11 +212,11 @@ async fn a_client_that_will_not_go_is_cut() {
 /// The end of its life waits for a call that is open.
 #[tokio::test]
 async fn a_connection_that_got_old_ends_after_its_calls() {
-    let bench = Bench::start("lifetime_seconds = 1").await;
+    let bench = Bench::start("lifetime_seconds = 3").await;
     let mut client = bench.greeted().await;
     client.send(&request(1, RANGE, OWN_KEY)).await.unwrap();
     client.send(&frame(HEADERS, END_HEADERS, 3, &header_block(RANGE))).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     client.send(&frame(DATA, END_STREAM, 3, &framed(OWN_KEY))).await.unwrap();
     assert_eq!(client.read_to_end().await, [NO_ERROR, NO_ERROR]);
     let mut ringfence = bench.ringfence;
@@ -267,7 +267,7 @@ async fn clients_that_ask_for_much_and_read_nothing_cost_no_memory() {
     let etcd = Etcd::start_plain("3.7");
     let mut ringfence = Ringfence::start(&pki, &etcd.endpoint());
     let writer = RawClient::connect(&pki, "acme", ringfence.port).await;
-    for number in 0..8 {
+    for number in 0..2 {
         let key = format!("/tenants/acme/large-{number}");
         let put =
             PutRequest { key: key.into(), value: vec![7; 1 << 20].into(), ..Default::default() };
@@ -289,7 +289,7 @@ async fn clients_that_ask_for_much_and_read_nothing_cost_no_memory() {
     assert_eq!(ringfence.stop().code(), Some(0));
 }
 
-/// Twenty clients that ask for 80 MiB each, for answers to PINGs and SETTINGS, and for refusals.
+/// Twenty clients that ask for 20 MiB each, for answers to PINGs and SETTINGS, and for refusals.
 async fn ask_for_much_and_read_nothing(pki: &Pki, port: u16) -> Vec<WireClient> {
     let all = RangeRequest {
         key: "/tenants/acme/large-".into(),
