@@ -54,6 +54,7 @@ pub struct Metrics {
     handshakes_refused: Family<Labels, Counter>,
     /// Handshakes that succeeded.
     pub handshakes: Counter,
+    connections_ended: Family<Labels, Counter>,
     /// Open client connections.
     pub connections: Gauge,
     /// Open upstream connections.
@@ -76,6 +77,7 @@ impl Default for Metrics {
             unknown_requests: counters(&requests, "unknown"),
             handshakes_refused: Family::default(),
             handshakes: Counter::default(),
+            connections_ended: Family::default(),
             connections: Gauge::default(),
             upstream_connections: Gauge::default(),
             upstream_connect_failures: Counter::default(),
@@ -92,6 +94,11 @@ impl Default for Metrics {
         );
         registry.register("handshakes", "Handshakes that succeeded", metrics.handshakes.clone());
         registry.register("connections", "Open client connections", metrics.connections.clone());
+        registry.register(
+            "connections_ended",
+            "Client connections that ended, by reason",
+            metrics.connections_ended.clone(),
+        );
         registry.register(
             "upstream_connections",
             "Open connections to etcd",
@@ -133,6 +140,11 @@ impl Metrics {
     /// Counts a refused handshake.
     pub fn count_refused_handshake(&self, reason: &'static str) {
         self.handshakes_refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts a connection that ended.
+    pub fn count_ended_connection(&self, reason: &'static str) {
+        self.connections_ended.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// Notes how long a forwarded call took.

@@ -160,6 +160,7 @@ fn the_compose_cluster_has_a_recipe_and_a_config_that_are_accepted() {
 fn every_metric_is_described_and_none_is_invented() {
     let metrics = Metrics::default();
     metrics.count_refused_handshake("reason");
+    metrics.count_ended_connection("reason");
     let text = metrics.render();
     let mut exposed = BTreeSet::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -235,6 +236,9 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
         ["NoRule => (\"", "DenyRule(rule) => (\"", "ForeignLease => (\"", "TooMany => (\""];
     written.extend(literals(&authorize, &causes));
     written.extend(literals(&authorize, &["Refuse { reason: \""]));
+    let ending = source("src/proxy/ending.rs");
+    let name = ending.split("fn name(").nth(1).unwrap().split("fn is_polite(").next().unwrap();
+    written.extend(literals(name, &["=> \""]));
     written.extend(literals(&source("src/server/listen.rs"), &["refuse(source, \""]));
     written.extend(literals(&acceptor, &["refusal(\"", "=>\"", "is_err()=>\""]));
     written.retain(|name| !name.starts_with("TLSv"));

@@ -103,6 +103,8 @@ pub enum Event {
         connection: ConnectionId,
         /// How many calls it made.
         calls: u64,
+        /// Why it ended: a short, fixed name.
+        reason: &'static str,
     },
     /// A decision, recorded before anything is forwarded.
     Decision(DecisionEvent),

@@ -72,10 +72,11 @@ fn write(sequence: u64, record: &Record, second: &str, bytes: &mut Vec<u8>) {
             line.text("detail", detail);
             line.number("count", count);
         }
-        Event::ConnectionClose { connection, calls } => {
+        Event::ConnectionClose { connection, calls, reason } => {
             line.text("type", "connection.close");
             line.number("connection", connection.0);
             line.number("calls", calls);
+            line.text("reason", reason);
         }
         Event::Decision(event) => decision(&mut line, event),
         Event::Outcome { call, outcome } => self::outcome(&mut line, *call, outcome),
@@ -344,6 +345,15 @@ mod tests {
             "\"type\":\"decision\",\"connection\":3,\"call\":9,\"principal\":\"tenant(cn=acme)\",\
              \"rpc\":\"/etcdserverpb.KV/Range\",\"verdict\":\"refuse\",\"reason\":\"malformed\",\
              \"detail\":\"twice\",\"touches\":[],\"request_bytes\":12",
+        );
+    }
+    #[test]
+    fn the_end_of_a_connection_says_why() {
+        let event =
+            Event::ConnectionClose { connection: ConnectionId(3), calls: 2, reason: "idle" };
+        check(
+            event,
+            "\"type\":\"connection.close\",\"connection\":3,\"calls\":2,\"reason\":\"idle\"",
         );
     }
 }

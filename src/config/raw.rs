@@ -52,8 +52,15 @@ pub(super) struct RawAudit {
 #[derive(Debug)]
 pub(super) struct RawLimits {
     pub(super) connections: u64,
+    pub(super) connections_per_source: u64,
     pub(super) pending_handshakes: u64,
     pub(super) handshake_timeout_seconds: u64,
+    pub(super) first_request_timeout_seconds: u64,
+    pub(super) header_timeout_seconds: u64,
+    pub(super) idle_timeout_seconds: u64,
+    pub(super) lifetime_seconds: u64,
+    pub(super) control_frames_per_second: u64,
+    pub(super) resets_per_second: u64,
     pub(super) streams_per_connection: u64,
     pub(super) header_list_bytes: u64,
     pub(super) request_bytes: u64,
@@ -178,12 +185,19 @@ impl Default for RawLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            connections_per_source: 2000,
             pending_handshakes: 512,
             handshake_timeout_seconds: 5,
+            first_request_timeout_seconds: 300,
+            header_timeout_seconds: 10,
+            idle_timeout_seconds: 900,
+            lifetime_seconds: 0,
+            control_frames_per_second: 200,
+            resets_per_second: 200,
             streams_per_connection: 1000,
             header_list_bytes: 16_384,
             request_bytes: 2 << 20,
-            calls_per_principal: 512,
+            calls_per_principal: 2048,
             request_bytes_per_principal: 32 << 20,
             call_timeout_seconds: 60,
             drain_timeout_seconds: 10,
@@ -193,45 +207,53 @@ impl Default for RawLimits {
 
 fn read_limits(table: TableReader<'_>) -> RawLimits {
     let safe = RawLimits::default();
+    let number = |key, range, safe| table.number(key, range, safe);
     let limits = RawLimits {
-        connections: table.number("connections", 1..=1_000_000, safe.connections),
-        pending_handshakes: table.number(
-            "pending_handshakes",
-            1..=100_000,
-            safe.pending_handshakes,
+        connections: number("connections", 1..=1_000_000, safe.connections),
+        connections_per_source: number(
+            "connections_per_source",
+            1..=1_000_000,
+            safe.connections_per_source,
         ),
-        handshake_timeout_seconds: table.number(
+        pending_handshakes: number("pending_handshakes", 1..=100_000, safe.pending_handshakes),
+        handshake_timeout_seconds: number(
             "handshake_timeout_seconds",
             1..=60,
             safe.handshake_timeout_seconds,
         ),
-        streams_per_connection: table.number(
+        first_request_timeout_seconds: number(
+            "first_request_timeout_seconds",
+            1..=86_400,
+            safe.first_request_timeout_seconds,
+        ),
+        header_timeout_seconds: number(
+            "header_timeout_seconds",
+            1..=3600,
+            safe.header_timeout_seconds,
+        ),
+        idle_timeout_seconds: number("idle_timeout_seconds", 0..=86_400, safe.idle_timeout_seconds),
+        lifetime_seconds: number("lifetime_seconds", 0..=31_536_000, safe.lifetime_seconds),
+        control_frames_per_second: number(
+            "control_frames_per_second",
+            10..=1_000_000,
+            safe.control_frames_per_second,
+        ),
+        resets_per_second: number("resets_per_second", 1..=1_000_000, safe.resets_per_second),
+        streams_per_connection: number(
             "streams_per_connection",
             1..=100_000,
             safe.streams_per_connection,
         ),
-        header_list_bytes: table.number(
-            "header_list_bytes",
-            1024..=1 << 20,
-            safe.header_list_bytes,
-        ),
-        request_bytes: table.number("request_bytes", 1024..=1 << 30, safe.request_bytes),
-        calls_per_principal: table.number(
-            "calls_per_principal",
-            1..=100_000,
-            safe.calls_per_principal,
-        ),
-        request_bytes_per_principal: table.number(
+        header_list_bytes: number("header_list_bytes", 1024..=1 << 20, safe.header_list_bytes),
+        request_bytes: number("request_bytes", 1024..=1 << 30, safe.request_bytes),
+        calls_per_principal: number("calls_per_principal", 1..=100_000, safe.calls_per_principal),
+        request_bytes_per_principal: number(
             "request_bytes_per_principal",
             1024..=1 << 32,
             safe.request_bytes_per_principal,
         ),
-        call_timeout_seconds: table.number(
-            "call_timeout_seconds",
-            1..=3600,
-            safe.call_timeout_seconds,
-        ),
-        drain_timeout_seconds: table.number(
+        call_timeout_seconds: number("call_timeout_seconds", 1..=3600, safe.call_timeout_seconds),
+        drain_timeout_seconds: number(
             "drain_timeout_seconds",
             0..=3600,
             safe.drain_timeout_seconds,

@@ -313,8 +313,15 @@ fn limits(raw: &RawLimits) -> Limits {
     let small = |value| u32::try_from(value).unwrap_or(u32::MAX);
     Limits {
         connections: number(raw.connections),
+        connections_per_source: number(raw.connections_per_source),
         pending_handshakes: number(raw.pending_handshakes),
         handshake_timeout: Duration::from_secs(raw.handshake_timeout_seconds),
+        first_request_timeout: Duration::from_secs(raw.first_request_timeout_seconds),
+        header_timeout: Duration::from_secs(raw.header_timeout_seconds),
+        idle_timeout: unless_zero(raw.idle_timeout_seconds),
+        lifetime: unless_zero(raw.lifetime_seconds),
+        control_frames_per_second: small(raw.control_frames_per_second),
+        resets_per_second: small(raw.resets_per_second),
         streams_per_connection: small(raw.streams_per_connection),
         header_list_bytes: small(raw.header_list_bytes),
         request_bytes: number(raw.request_bytes),
@@ -323,6 +330,11 @@ fn limits(raw: &RawLimits) -> Limits {
         call_timeout: Duration::from_secs(raw.call_timeout_seconds),
         drain_timeout: Duration::from_secs(raw.drain_timeout_seconds),
     }
+}
+
+/// 0 stands for a limit that is off.
+fn unless_zero(seconds: u64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 fn number(value: u64) -> usize {

@@ -172,21 +172,30 @@ pub(super) async fn record_refusal(
     path: &str,
     refusal: &Refusal,
 ) -> Result<(), Unavailable> {
+    core.recorder.record(refusal_record(core, client, call, path, refusal)).await
+}
+
+pub(super) fn refusal_record(
+    core: &Core,
+    client: &Client,
+    call: CallId,
+    path: &str,
+    refusal: &Refusal,
+) -> Record {
     let known = Rpc::from_path(path);
     core.metrics.count_request(known, metrics::Verdict::Refuse);
     let path = known.map_or_else(
         || Path::Unknown(path.chars().take(PATH_BYTES_MAX / 4).collect()),
         |rpc| Path::Known(rpc.path()),
     );
-    let event = Event::Decision(DecisionEvent {
+    record(Event::Decision(DecisionEvent {
         call,
         principal: client.identified.as_ref().ok().map(|identified| Arc::clone(&identified.name)),
         path,
         verdict: Verdict::Refuse { reason: refusal.reason(), detail: refusal.to_string() },
         touches: Touches::new(),
         request_bytes: 0,
-    });
-    core.recorder.record(record(event)).await
+    }))
 }
 
 pub(super) fn record(event: Event) -> Record {

@@ -10,7 +10,7 @@ use h2::server::SendResponse;
 use http::{Method, Request};
 use tokio::time::Instant;
 
-use super::authorize::{Asking, record_refusal};
+use super::authorize::{Asking, record_refusal, refusal_record};
 use super::connection::{Client, Identified};
 use super::refuse::audit_unavailable;
 use super::respond::answer;
@@ -166,5 +166,22 @@ pub(super) async fn refuse(
     match status {
         Some(status) => answer(respond, &status),
         None => respond.send_reset(h2::Reason::CANCEL),
+    }
+}
+
+/// Refuses a call for which there is to be no task: the principal's streams are many already.
+pub(super) fn refuse_at_once(
+    core: &Core,
+    client: &Client,
+    call: CallId,
+    path: &str,
+    refusal: &Refusal,
+    respond: &mut SendResponse<Bytes>,
+) {
+    let recorded = core.recorder.try_record(refusal_record(core, client, call, path, refusal));
+    let status =
+        recorded.map_or_else(|Unavailable| Some(audit_unavailable()), |()| refusal.status());
+    if let Some(status) = status {
+        answer(respond, &status);
     }
 }

@@ -3,30 +3,18 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
-use std::task::Poll;
 
-use bytes::Bytes;
-use h2::server::{Builder, Connection};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::server::TlsStream;
 
+use super::ending::Ending;
 use super::share::Share;
-use super::{Core, call, http1};
+use super::{Core, http1, http2};
 use crate::audit::{ConnectionId, Event, Record};
 use crate::clock;
 use crate::identity::CertificateFacts;
 use crate::policy::{Identification, NoPrincipal};
 use crate::tls::{Accepted, HandshakeRefusal, Protocol};
-
-/// What a client may send on one stream before ringfence has taken it.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-/// And on all streams of a connection: what a client that never finishes a message can make us keep.
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-/// What h2 may buffer of a reply; more waits at etcd.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// Streams that a client opened and reset before they were served (CVE-2023-44487).
-const RESET_STREAMS_MAX: usize = 64;
 
 /// Who a connection is, for all its calls.
 #[derive(Debug)]
@@ -63,12 +51,15 @@ pub async fn serve<S>(
     core.metrics.connections.inc();
     let client = identify(&core, &accepted, source, connection).await;
     if let Some(client) = client {
-        let calls = match accepted.protocol {
-            Protocol::Http2 => serve_http2(&core, client, accepted.stream, draining).await,
-            Protocol::Http1 => http1::refuse_all(&core, client, accepted.stream).await,
+        let (calls, ending) = match accepted.protocol {
+            Protocol::Http2 => http2::serve(&core, client, accepted.stream, draining).await,
+            Protocol::Http1 => {
+                (http1::refuse_all(&core, client, accepted.stream).await, Ending::Http1)
+            }
         };
+        core.metrics.count_ended_connection(ending.name());
         // Nobody waits for this one; without room it is counted as refused by the recorder.
-        let event = Event::ConnectionClose { connection, calls };
+        let event = Event::ConnectionClose { connection, calls, reason: ending.name() };
         if core.recorder.record(Record { time: clock::since_epoch(), event }).await.is_err() {
             tracing::warn!("the end of a connection found no room in the audit log");
         }
@@ -127,58 +118,4 @@ async fn identify(
     };
     core.recorder.record(Record { time: clock::since_epoch(), event }).await.ok()?;
     Some(Rc::new(Client { connection, identified }))
-}
-
-async fn serve_http2(
-    core: &Rc<Core>,
-    client: Rc<Client>,
-    stream: TlsStream<TcpStream>,
-    mut draining: watch::Receiver<bool>,
-) -> u64 {
-    let handshake = Builder::new()
-        .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(core.limits.streams_per_connection)
-        .max_header_list_size(core.limits.header_list_bytes)
-        .max_send_buffer_size(SEND_BUFFER_BYTES)
-        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
-        .handshake::<_, Bytes>(stream);
-    let handshake = tokio::time::timeout(core.limits.handshake_timeout, handshake).await;
-    let Ok(Ok(mut connection)) = handshake else {
-        return 0;
-    };
-    let mut calls = 0;
-    let mut told = false;
-    loop {
-        tokio::select! {
-            biased;
-            next = next_stream(&mut connection) => {
-                let Some((request, respond)) = next else { return calls };
-                calls += 1;
-                let call = crate::audit::CallId::new(client.connection, calls);
-                let serving = call::serve(Rc::clone(core), Rc::clone(&client), call, request, respond);
-                tokio::task::spawn_local(serving);
-            }
-            _ = draining.wait_for(|draining| *draining), if !told => {
-                told = true;
-                connection.graceful_shutdown();
-            }
-        }
-    }
-}
-
-type Stream = (http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
-
-/// The next stream; `None` when the connection has ended, for whatever reason.
-async fn next_stream(connection: &mut Connection<TlsStream<TcpStream>, Bytes>) -> Option<Stream> {
-    std::future::poll_fn(|context| match connection.poll_accept(context) {
-        Poll::Ready(Some(Ok(stream))) => Poll::Ready(Some(stream)),
-        Poll::Ready(Some(Err(error))) => {
-            tracing::debug!(%error, "a client connection ended");
-            Poll::Ready(None)
-        }
-        Poll::Ready(None) => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    })
-    .await
 }

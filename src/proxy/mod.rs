@@ -6,7 +6,10 @@
 mod authorize;
 mod call;
 mod connection;
+mod ending;
+mod guard;
 mod http1;
+mod http2;
 mod refuse;
 mod relay;
 mod reply;
@@ -37,10 +40,24 @@ use crate::upstream::Pool;
 pub struct Limits {
     /// Connections in all.
     pub connections: usize,
+    /// Connections of one source address at a time.
+    pub connections_per_source: usize,
     /// Handshakes that may be under way, in all.
     pub pending_handshakes: usize,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,
+    /// How long a connection may wait with its first request.
+    pub first_request_timeout: Duration,
+    /// How long a header block, or any frame but DATA, may be half-sent.
+    pub header_timeout: Duration,
+    /// How long a connection without open calls is kept; `None` is for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How long any connection is kept; `None` is for ever.
+    pub lifetime: Option<Duration>,
+    /// Frames of a client that carry no request (see `grpc::flood`).
+    pub control_frames_per_second: u32,
+    /// Streams of a client that it gives up.
+    pub resets_per_second: u32,
     /// Streams of one connection at a time; kube-apiserver multiplexes.
     pub streams_per_connection: u32,
     /// A request's headers, as HTTP/2 counts them.

@@ -13,9 +13,15 @@ pub struct Shares(HashMap<Principal, Weak<Share>>);
 /// One principal's use.
 #[derive(Debug, Default)]
 pub(super) struct Share {
+    /// Open streams, whatever becomes of them; each has a task and so some memory.
+    streams: Cell<u32>,
     calls: Cell<u32>,
     request_bytes: Cell<usize>,
 }
+
+/// A stream that counts; given up when dropped.
+#[derive(Debug)]
+pub(super) struct StreamShare(Rc<Share>);
 
 /// A call that counts; given up when dropped.
 #[derive(Debug)]
@@ -37,6 +43,15 @@ impl Shares {
 }
 
 impl Share {
+    /// Takes a place for a stream, if there is one.
+    pub(super) fn stream(self: &Rc<Self>, streams_max: u32) -> Option<StreamShare> {
+        let streams = self.streams.get();
+        (streams < streams_max).then(|| {
+            self.streams.set(streams + 1);
+            StreamShare(Rc::clone(self))
+        })
+    }
+
     /// Takes a place for a call, if there is one.
     pub(super) fn call(self: &Rc<Self>, calls_max: u32) -> Option<CallShare> {
         let calls = self.calls.get();
@@ -74,6 +89,12 @@ impl CallShare {
     }
 }
 
+impl Drop for StreamShare {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+    }
+}
+
 impl Drop for CallShare {
     fn drop(&mut self) {
         let share = &self.share;
@@ -94,6 +115,10 @@ mod tests {
         let mut first = one.call(2).unwrap();
         let second = other.call(2).unwrap();
         assert!(one.call(2).is_none());
+        let stream = one.stream(1).unwrap();
+        assert!(other.stream(1).is_none());
+        drop(stream);
+        assert!(other.stream(1).is_some());
         assert!(first.add_bytes(6, 10) && !first.add_bytes(5, 10));
         drop((first, second));
         let mut third = one.call(2).unwrap();

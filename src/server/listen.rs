@@ -1,6 +1,7 @@
 //! Accepts sockets, keeps the caps that hold for the whole process, and gives each to the core with
 //! the fewest connections.
 
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::worker::{Handle, Shared, Socket};
+use super::sources::Sources;
+use super::worker::{Handle, Shared, Slots, Socket};
 use crate::audit::{ConnectionId, Record};
 use crate::clock;
 
@@ -19,17 +21,19 @@ const REST: Duration = Duration::from_millis(50);
 struct Gate {
     handles: Vec<Handle>,
     shared: Shared,
+    sources: RefCell<Sources>,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
-    next_connection: std::cell::Cell<u64>,
+    next_connection: Cell<u64>,
 }
 
 /// Accepts on every listener until its task is dropped.
 pub(super) async fn accept_all(listeners: Vec<TcpListener>, handles: Vec<Handle>, shared: Shared) {
     let gate = std::rc::Rc::new(Gate {
+        sources: RefCell::new(Sources::new(shared.limits.connections_per_source)),
         connections: Arc::new(Semaphore::new(shared.limits.connections)),
         handshakes: Arc::new(Semaphore::new(shared.limits.pending_handshakes)),
-        next_connection: std::cell::Cell::new(1),
+        next_connection: Cell::new(1),
         handles,
         shared,
     });
@@ -53,6 +57,10 @@ pub(super) async fn accept_all(listeners: Vec<TcpListener>, handles: Vec<Handle>
 
 impl Gate {
     fn admit(&self, stream: TcpStream, source: SocketAddr) {
+        // First, so that one source that has too many is seen as that, whatever else is full.
+        let Some(source_slot) = self.sources.borrow_mut().take(source.ip()) else {
+            return self.refuse(source, "source_full");
+        };
         let Ok(connection_slot) = Arc::clone(&self.connections).try_acquire_owned() else {
             return self.refuse(source, "connections_full");
         };
@@ -64,7 +72,8 @@ impl Gate {
         let ready = stream.set_nodelay(true).and_then(|()| stream.into_std());
         let Ok(stream) = ready else { return };
         let connection = ConnectionId(number);
-        let socket = Socket { stream, source, connection, connection_slot, handshake_slot };
+        let slots = Slots { _source: source_slot, _connection: connection_slot };
+        let socket = Socket { stream, source, connection, slots, handshake_slot };
         let least = self.handles.iter().min_by_key(|handle| handle.connections());
         if !least.is_some_and(|handle| handle.give(socket)) {
             self.refuse(source, "core_full");
@@ -74,7 +83,7 @@ impl Gate {
     fn refuse(&self, source: SocketAddr, reason: &'static str) {
         self.shared.metrics.count_refused_handshake(reason);
         let mut fold = self.shared.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        let event = fold.note(source.ip(), reason, "a limit of the process is reached");
+        let event = fold.note(source.ip(), reason, "a limit of the client port is reached");
         drop(fold);
         let Some(event) = event else { return };
         let record = Record { time: clock::since_epoch(), event };

@@ -2,6 +2,7 @@
 //! connection lives and dies on its core, and so do its connections to etcd.
 
 mod listen;
+mod sources;
 mod worker;
 
 use std::net::SocketAddr;

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
+use super::sources::SourceSlot;
 use crate::audit::fold::RefusalFold;
 use crate::audit::{ConnectionId, Recorder};
 use crate::metrics::Metrics;
@@ -46,8 +47,15 @@ pub(super) struct Socket {
     pub(super) stream: TcpStream,
     pub(super) source: SocketAddr,
     pub(super) connection: ConnectionId,
-    pub(super) connection_slot: OwnedSemaphorePermit,
+    pub(super) slots: Slots,
     pub(super) handshake_slot: OwnedSemaphorePermit,
+}
+
+/// The places that a connection takes until it ends.
+#[derive(Debug)]
+pub(super) struct Slots {
+    pub(super) _source: SourceSlot,
+    pub(super) _connection: OwnedSemaphorePermit,
 }
 
 /// The way to one core.
@@ -189,12 +197,12 @@ async fn drain(core: &Core, serving: &mut JoinSet<()>) -> bool {
 }
 
 async fn serve_socket(core: Rc<Core>, socket: Socket, draining: watch::Receiver<bool>) {
-    let Socket { stream, source, connection, connection_slot, handshake_slot } = socket;
+    let Socket { stream, source, connection, slots, handshake_slot } = socket;
     match tokio::net::TcpStream::from_std(stream) {
         Ok(stream) => {
             proxy::serve(core, stream, source, connection, handshake_slot, draining).await;
         }
         Err(error) => tracing::warn!(%error, "a socket cannot be served"),
     }
-    drop(connection_slot);
+    drop(slots);
 }

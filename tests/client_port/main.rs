@@ -15,6 +15,7 @@ mod support;
 
 mod audit;
 mod key_value;
+mod limits;
 mod malformed;
 mod neighbours;
 mod outage;

@@ -6,6 +6,7 @@ mod pki;
 mod program;
 mod raw;
 mod tap;
+pub mod wire;
 
 pub use etcd::Etcd;
 pub use pki::Pki;
