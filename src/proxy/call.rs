@@ -37,13 +37,14 @@ struct Message {
     bytes: usize,
 }
 
-/// Serves one call to its end.
-pub(super) async fn serve(
+/// Serves one call to its end; until then it holds its place among the streams.
+pub(super) async fn serve<P>(
     core: Rc<Core>,
     client: Rc<Client>,
     call: CallId,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    _place: P,
 ) {
     let _open = core.open_calls.open();
     let started = Instant::now();

@@ -91,13 +91,9 @@ pub(super) async fn serve(
                     call::refuse_at_once(core, &client, call, path, refusal, &mut respond);
                     continue;
                 };
-                let open = OpenStream::new(&session.activity, place);
-                let serving =
-                    call::serve(Rc::clone(core), Rc::clone(&client), call, request, respond);
-                tokio::task::spawn_local(async move {
-                    serving.await;
-                    drop(open);
-                });
+                let place = OpenStream::new(&session.activity, place);
+                let (core, client) = (Rc::clone(core), Rc::clone(&client));
+                tokio::task::spawn_local(call::serve(core, client, call, request, respond, place));
             }
             SessionEvent::Due(Due::Leave(ending)) => session.leave(ending),
             SessionEvent::Due(Due::Gone(ending)) => return (calls, ending),

@@ -1,5 +1,7 @@
 //! Forward and relay: the last two phases of an allowed call with one request.
 
+use std::pin::{Pin, pin};
+
 use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
@@ -94,12 +96,13 @@ async fn relay(
 ) -> Result<(), RelayError> {
     if let Some(lease) = permit_session_lease(permit) {
         // On the heap: a rare step must not make the future of every call larger.
-        let granting = Box::pin(step(asking, &lease, recorded));
-        if let Some(refused) = until_client_goes(respond, granting).await? {
+        let mut granting = Box::pin(step(asking, &lease, recorded));
+        if let Some(refused) = until_client_goes(respond, granting.as_mut()).await? {
             return finish(respond, progress, &refused);
         }
     }
-    let forwarding = forward(&asking.core.pool, permit, recorded, asking.call, asking.metadata);
+    let forwarding =
+        pin!(forward(&asking.core.pool, permit, recorded, asking.call, asking.metadata));
     let reply = until_client_goes(respond, forwarding).await?;
     match Rewrite::of(permit.rpc(), permit.touches()) {
         None => pass_through(reply, respond, progress).await,
@@ -110,7 +113,7 @@ async fn relay(
 /// What comes first of etcd's answer and the client's end.
 async fn until_client_goes<T>(
     respond: &mut SendResponse<Bytes>,
-    answer: impl Future<Output = Result<T, ForwardError>>,
+    answer: Pin<&mut impl Future<Output = Result<T, ForwardError>>>,
 ) -> Result<T, RelayError> {
     tokio::select! {
         biased;
@@ -165,7 +168,7 @@ async fn rewritten(
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
 ) -> Result<(), RelayError> {
-    let whole = until_client_goes(respond, collect(reply)).await?;
+    let whole = until_client_goes(respond, pin!(collect(reply))).await?;
     let Some(message) = whole.message else {
         return finish(respond, progress, &whole.trailers);
     };
