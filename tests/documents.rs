@@ -192,8 +192,9 @@ fn written_by_line() -> (BTreeSet<String>, BTreeSet<String>) {
         fields.extend(source.split(&format!(".{writer}")).skip(1).map(literal));
     }
     types.extend(source.split("text(\"type\", \"").skip(1).map(literal));
-    // The names that `Line::key` gives to keys that are not UTF-8.
-    fields.extend(source.split('"').filter(|text| text.ends_with("_hex")).map(str::to_owned));
+    // The names that `Line::key` gives to keys.
+    let names = source.split("KeyNames {").skip(2).map(|text| text.split('}').next().unwrap());
+    fields.extend(names.flat_map(|text| text.split('"').skip(1).step_by(2)).map(str::to_owned));
     (fields, types)
 }
 

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use smallvec::SmallVec;
 
 use crate::etcd::response::ResponseFacts;
-use crate::etcd::{RangeEnd, Touch, Touches};
+use crate::etcd::{KeyVerb, RangeEnd, StoredKey, Touch, Touches};
 use crate::identity::CertificateFacts;
 
 /// A connection of this process, counted from 1.
@@ -151,9 +152,119 @@ pub struct DecisionEvent {
     /// What was decided.
     pub verdict: Verdict,
     /// All that the request does; empty when it could not be read.
-    pub touches: Touches,
+    pub touches: RecordedTouches,
     /// Bytes of the request's message.
     pub request_bytes: usize,
+}
+
+/// What a request does, as it is recorded.
+///
+/// Keys are copies, and cut: a slice of the request would keep all of it in memory, value
+/// included, for as long as the record waits; and a key may have a megabyte.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordedTouches(pub(super) SmallVec<[RecordedTouch; 1]>);
+
+/// One thing that a request does, as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RecordedTouch {
+    Key {
+        verb: KeyVerb,
+        start: RecordedKey,
+        end: RecordedEnd,
+    },
+    /// What names no key.
+    Other(Touch),
+}
+
+/// A key as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RecordedKey {
+    /// At most [`KEY_BYTES_MAX`].
+    pub(super) bytes: Box<[u8]>,
+    /// What the whole key was, when it was cut.
+    pub(super) whole: Option<Box<WholeKey>>,
+}
+
+/// What is recorded of a key that was cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WholeKey {
+    pub(super) length: usize,
+    pub(super) sha256: [u8; 32],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RecordedEnd {
+    Point,
+    Before(RecordedKey),
+    Infinity,
+}
+
+/// The most bytes of a key in a record.
+pub const KEY_BYTES_MAX: usize = 1024;
+
+impl RecordedTouches {
+    /// Copies what a record needs.
+    #[must_use]
+    pub fn new(touches: &Touches) -> Self {
+        Self(touches.iter().map(RecordedTouch::new).collect())
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.0.iter().map(RecordedTouch::weight_bytes).sum()
+    }
+}
+
+impl RecordedTouch {
+    fn new(touch: &Touch) -> Self {
+        match touch {
+            Touch::Key { verb, range } => Self::Key {
+                verb: *verb,
+                start: RecordedKey::new(range.start()),
+                end: match range.end() {
+                    RangeEnd::Point => RecordedEnd::Point,
+                    RangeEnd::Before(end) => RecordedEnd::Before(RecordedKey::new(end)),
+                    RangeEnd::Infinity => RecordedEnd::Infinity,
+                },
+            },
+            other @ (Touch::Store(_)
+            | Touch::Lease { .. }
+            | Touch::CancelWatch(_)
+            | Touch::WatchProgress) => Self::Other(other.clone()),
+        }
+    }
+
+    /// In a line a byte of a key takes up to two; names and quotes come on top.
+    fn weight_bytes(&self) -> usize {
+        const AROUND: usize = 96;
+        let keys = match self {
+            Self::Key { start, end: RecordedEnd::Before(end), .. } => {
+                start.weight_bytes() + end.weight_bytes()
+            }
+            Self::Key { start, .. } => start.weight_bytes(),
+            Self::Other(_) => 0,
+        };
+        AROUND + keys
+    }
+}
+
+impl RecordedKey {
+    fn new(key: &StoredKey) -> Self {
+        let bytes = key.as_bytes();
+        let Some((kept, _)) =
+            bytes.split_at_checked(KEY_BYTES_MAX).filter(|(_, cut)| !cut.is_empty())
+        else {
+            return Self { bytes: bytes.into(), whole: None };
+        };
+        let mut sha256 = [0; 32];
+        let digest = digest::digest(&digest::SHA256, bytes);
+        sha256.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+        let whole = WholeKey { length: bytes.len(), sha256 };
+        Self { bytes: kept.into(), whole: Some(Box::new(whole)) }
+    }
+
+    fn weight_bytes(&self) -> usize {
+        2 * self.bytes.len() + self.whole.as_ref().map_or(0, |_| 128)
+    }
 }
 
 /// A path in a record.
@@ -212,10 +323,7 @@ impl Record {
     pub fn weight_bytes(&self) -> usize {
         const BASE: usize = 256;
         match &self.event {
-            Event::Decision(decision) => {
-                let keys: usize = decision.touches.iter().map(touch_bytes).sum();
-                BASE + keys + decision.touches.len() * 96
-            }
+            Event::Decision(decision) => BASE + decision.touches.weight_bytes(),
             Event::ConnectionOpen { .. } => BASE * 8,
             Event::ProcessStart { .. }
             | Event::ProcessStop
@@ -224,18 +332,5 @@ impl Record {
             | Event::Outcome { .. }
             | Event::StreamEnd { .. } => BASE,
         }
-    }
-}
-
-fn touch_bytes(touch: &Touch) -> usize {
-    match touch {
-        Touch::Key { range, .. } => {
-            let end = match range.end() {
-                RangeEnd::Before(end) => end.as_bytes().len(),
-                RangeEnd::Point | RangeEnd::Infinity => 0,
-            };
-            range.start().as_bytes().len() + end
-        }
-        Touch::Store(_) | Touch::Lease { .. } | Touch::CancelWatch(_) | Touch::WatchProgress => 0,
     }
 }

@@ -7,8 +7,11 @@ use std::io::Write as _;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::event::{CallId, DecisionEvent, Event, Outcome, Path, Record, StreamEnd, Verdict};
-use crate::etcd::{RangeEnd, StoredKey, Touch};
+use super::event::{
+    CallId, DecisionEvent, Event, Outcome, Path, Record, RecordedEnd, RecordedKey, RecordedTouch,
+    StreamEnd, Verdict,
+};
+use crate::etcd::Touch;
 use crate::identity::CertificateFacts;
 
 /// The version of the format; it grows when a field changes its meaning or goes.
@@ -128,22 +131,31 @@ fn decision(line: &mut Line<'_>, event: &DecisionEvent) {
         }
     }
     line.name("touches");
-    line.list(&event.touches, touch);
+    line.list(&event.touches.0, touch);
     line.number("request_bytes", event.request_bytes);
 }
 
-fn touch(line: &mut Line<'_>, touch: &Touch) {
+fn touch(line: &mut Line<'_>, touch: &RecordedTouch) {
     line.begin_object();
     match touch {
-        Touch::Key { verb, range } => {
+        RecordedTouch::Key { verb, start, end } => {
             line.text("verb", verb.name());
-            line.key("key", range.start());
-            match range.end() {
-                RangeEnd::Point => {}
-                RangeEnd::Before(end) => line.key("range_end", end),
-                RangeEnd::Infinity => line.flag("to_infinity", true),
+            line.key(&KEY, start);
+            match end {
+                RecordedEnd::Point => {}
+                RecordedEnd::Before(end) => line.key(&RANGE_END, end),
+                RecordedEnd::Infinity => line.flag("to_infinity", true),
             }
         }
+        RecordedTouch::Other(touch) => other_touch(line, touch),
+    }
+    line.close();
+}
+
+fn other_touch(line: &mut Line<'_>, touch: &Touch) {
+    match touch {
+        // Keys are recorded as copies.
+        Touch::Key { .. } => {}
         Touch::Store(verb) => line.text("verb", verb.name()),
         Touch::Lease { usage, lease } => {
             line.text("verb", usage.name());
@@ -155,7 +167,6 @@ fn touch(line: &mut Line<'_>, touch: &Touch) {
         }
         Touch::WatchProgress => line.text("verb", "watch.progress"),
     }
-    line.close();
 }
 
 fn outcome(line: &mut Line<'_>, call: CallId, outcome: &Outcome) {
@@ -214,6 +225,23 @@ fn timestamp_of_seconds(seconds: i64) -> String {
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| "unknown".to_owned())
 }
 
+/// The names under which a key is written: as text or as hex, and what it was when it was cut.
+struct KeyNames {
+    text: &'static str,
+    hex: &'static str,
+    bytes: &'static str,
+    sha256: &'static str,
+}
+
+const KEY: KeyNames =
+    KeyNames { text: "key", hex: "key_hex", bytes: "key_bytes", sha256: "key_sha256" };
+const RANGE_END: KeyNames = KeyNames {
+    text: "range_end",
+    hex: "range_end_hex",
+    bytes: "range_end_bytes",
+    sha256: "range_end_sha256",
+};
+
 /// A JSON object in the making.
 struct Line<'a> {
     bytes: &'a mut Vec<u8>,
@@ -267,19 +295,28 @@ impl<'a> Line<'a> {
         self.number(name, value);
     }
 
-    /// A key is a text when it is UTF-8; otherwise hex under another name, so that neither can be
-    /// taken for the other.
-    fn key(&mut self, name: &'static str, key: &StoredKey) {
-        if let Ok(text) = std::str::from_utf8(key.as_bytes()) {
-            self.text(name, text);
-        } else {
-            self.name(if name == "key" { "key_hex" } else { "range_end_hex" });
-            self.bytes.push(b'"');
-            for byte in key.as_bytes() {
-                drop(write!(self.bytes, "{byte:02x}"));
+    /// A key is a text when it is UTF-8 without control characters; otherwise hex under another name,
+    /// so that neither can be taken for the other, and a line is never six times as long as its key.
+    fn key(&mut self, names: &KeyNames, key: &RecordedKey) {
+        match std::str::from_utf8(&key.bytes) {
+            Ok(text) if !text.contains(|c: char| c.is_ascii_control()) => {
+                self.text(names.text, text);
             }
-            self.bytes.push(b'"');
+            Ok(_) | Err(_) => self.hex(names.hex, &key.bytes),
         }
+        if let Some(whole) = &key.whole {
+            self.number(names.bytes, whole.length);
+            self.hex(names.sha256, &whole.sha256);
+        }
+    }
+
+    fn hex(&mut self, name: &'static str, bytes: &[u8]) {
+        self.name(name);
+        self.bytes.push(b'"');
+        for byte in bytes {
+            drop(write!(self.bytes, "{byte:02x}"));
+        }
+        self.bytes.push(b'"');
     }
 
     fn list<T>(&mut self, items: &[T], mut write: impl FnMut(&mut Self, &T)) {
@@ -297,7 +334,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::event::ConnectionId;
+    use super::super::event::{ConnectionId, RecordedTouches};
     use super::*;
     use crate::etcd::{KeyRange, KeyVerb, LeaseUse, StoredKey};
 
@@ -317,7 +354,7 @@ mod tests {
             principal: Some(Arc::from("tenant(cn=acme)")),
             path: Path::Known("/etcdserverpb.KV/Range"),
             verdict,
-            touches: touches.iter().cloned().collect(),
+            touches: RecordedTouches::new(&touches.iter().cloned().collect()),
             request_bytes: 12,
         })
     }
@@ -325,7 +362,7 @@ mod tests {
     #[test]
     fn a_decision_is_one_object() {
         let touches = [
-            Touch::Key { verb: KeyVerb::Get, range: KeyRange::point(StoredKey::new("/a\n\"x")) },
+            Touch::Key { verb: KeyVerb::Get, range: KeyRange::point(StoredKey::new("/a\\\"x")) },
             Touch::Key { verb: KeyVerb::List, range: KeyRange::prefix(b"\xff\x01") },
             Touch::Key { verb: KeyVerb::Delete, range: KeyRange::between(b"a", None).unwrap() },
             Touch::Lease { usage: LeaseUse::Attach, lease: 0x7f },
@@ -334,7 +371,7 @@ mod tests {
             decision_of(Verdict::Allow(smallvec::smallvec![Arc::from("r/1 (p.toml:3)")]), &touches),
             "\"type\":\"decision\",\"connection\":3,\"call\":9,\"principal\":\"tenant(cn=acme)\",\
              \"rpc\":\"/etcdserverpb.KV/Range\",\"verdict\":\"allow\",\"rules\":[\"r/1 (p.toml:3)\"],\
-             \"touches\":[{\"verb\":\"get\",\"key\":\"/a\\n\\\"x\"},\
+             \"touches\":[{\"verb\":\"get\",\"key\":\"/a\\\\\\\"x\"},\
              {\"verb\":\"list\",\"key_hex\":\"ff01\",\"range_end_hex\":\"ff02\"},\
              {\"verb\":\"delete\",\"key\":\"a\",\"to_infinity\":true},\
              {\"verb\":\"lease.attach\",\"lease\":\"7f\"}],\"request_bytes\":12",
@@ -354,6 +391,24 @@ mod tests {
         check(
             event,
             "\"type\":\"connection.close\",\"connection\":3,\"calls\":2,\"reason\":\"idle\"",
+        );
+    }
+    /// The attack: a megabyte of control characters, twice in one record, made a line of many.
+    #[test]
+    fn a_key_of_a_megabyte_is_cut_and_told_by_its_hash() {
+        let key = StoredKey::new(vec![1; 1 << 20]);
+        let touches = [Touch::Key { verb: KeyVerb::Put, range: KeyRange::point(key) }];
+        let cut = "01".repeat(1024);
+        // sha256sum of the same bytes
+        let sha256 = "ee78cd29d3a534713b36e6ff6fa3668c8a8f851a542d5eb2401c25ca4e057d02";
+        check(
+            decision_of(Verdict::Deny { reason: "no_rule", rule: None, touch: 0 }, &touches),
+            &format!(
+                "\"type\":\"decision\",\"connection\":3,\"call\":9,\"principal\":\"tenant(cn=acme)\",\
+                 \"rpc\":\"/etcdserverpb.KV/Range\",\"verdict\":\"deny\",\"reason\":\"no_rule\",\
+                 \"touch\":0,\"touches\":[{{\"verb\":\"put\",\"key_hex\":\"{cut}\",\
+                 \"key_bytes\":1048576,\"key_sha256\":\"{sha256}\"}}],\"request_bytes\":12"
+            ),
         );
     }
 }

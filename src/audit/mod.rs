@@ -8,7 +8,7 @@ pub mod fold;
 mod line;
 pub mod recorder;
 
-pub use event::{CallId, ConnectionId, Event, Outcome, Record, Verdict};
+pub use event::{CallId, ConnectionId, Event, Outcome, Record, RecordedTouches, Verdict};
 pub use file::FileError;
 pub use recorder::{Recorded, Recorder, Unavailable};
 

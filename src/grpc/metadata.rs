@@ -11,7 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 pub struct Metadata {
     /// `hasleader`: fail when the member has no leader.
     pub has_leader: bool,
-    /// `client-api-version`, as etcd counts it in its metrics.
+    /// `client-api-version`, when it is one that etcd's clients have: etcd keeps a time series in its
+    /// memory for each that it hears, so a tenant must not be able to invent more.
     pub client_api_version: Option<HeaderValue>,
     /// `grpc-timeout`.
     pub timeout: Option<Duration>,
@@ -59,6 +60,7 @@ impl Metadata {
                 return Err(MetadataError::ApiVersion);
             }
         }
+        let client_api_version = client_api_version.filter(is_of_etcd);
         let timeout = headers.get("grpc-timeout").map(|value| parse_timeout(value.as_bytes()));
         let timeout = timeout.transpose()?;
         let has_leader = headers.get("hasleader").is_some_and(|value| value == "true");
@@ -74,6 +76,12 @@ impl Metadata {
             headers.insert(HeaderName::from_static("client-api-version"), version.clone());
         }
     }
+}
+
+/// `3.N`, N of one or two digits.
+fn is_of_etcd(version: &HeaderValue) -> bool {
+    let minor = version.as_bytes().strip_prefix(b"3.").unwrap_or_default();
+    (1..=2).contains(&minor.len()) && minor.iter().all(u8::is_ascii_digit)
 }
 
 /// `1*8DIGIT unit` (PROTOCOL-HTTP2.md).
@@ -129,6 +137,10 @@ mod tests {
         );
         check(&[("hasleader", b"true"), ("hasleader", b"false")], Ok(&["hasleader"])); // 128
         check(&[("client-api-version", b"3.5")], Ok(&["client-api-version"]));
+        // Each would be a time series that etcd never forgets.
+        for invented in [&b"3.100"[..], b"3.", b"4.0", b"3.7-x", b"3.5.1", b"x"] {
+            check(&[("client-api-version", invented)], Ok(&[]));
+        }
         check(&[("client-api-version", b"\xff")], Err(MetadataError::ApiVersion)); // 129
         check(&[("grpc-encoding", b"gzip")], Err(MetadataError::Encoding)); // 114
         check(&[("grpc-timeout", b"99999999H")], Ok(&[])); // 130

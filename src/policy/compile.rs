@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::decide::Cause;
 use super::intervals::Intervals;
-use super::source::{KeysSource, Part, PolicySource, RuleSource, Template};
+use super::source::{KeysSource, Part, PolicySource, RuleSource, Template, Verbs};
 use crate::document::Problems;
 use crate::etcd::{KeyRange, KeyVerb, StoreVerb};
 use crate::identity::{CaptureError, CertificateFacts, CertificatePattern, Principal, Variable};
@@ -255,7 +255,7 @@ impl Identity {
 
 impl Rights {
     fn build(rules: &[(RuleId, RuleSource)], values: &BTreeMap<Variable, String>) -> Self {
-        let mut rights = Self { first_rule: rules.first().map(|(id, _)| *id), ..Self::default() };
+        let mut rights = Self { first_rule: first_granting(rules), ..Self::default() };
         let mut keyed: Vec<(KeyRange, RuleId, &RuleSource)> = Vec::new();
         for (id, rule) in rules {
             for verb in &rule.allow.store {
@@ -307,6 +307,12 @@ impl Rights {
     pub(super) const fn any_rule(&self) -> Option<RuleId> {
         self.first_rule
     }
+}
+
+/// A rule that only denies lets nobody in, not even with a request that touches nothing.
+fn first_granting(rules: &[(RuleId, RuleSource)]) -> Option<RuleId> {
+    let grants = |rule: &RuleSource| rule.allow != Verbs::default();
+    rules.iter().find(|(_, rule)| grants(rule)).map(|(id, _)| *id)
 }
 
 fn templates(keys: &KeysSource) -> Vec<&Template> {

@@ -11,7 +11,9 @@ use super::refuse::{audit_unavailable, forward_failed, permission_denied};
 use super::reply::collect;
 use super::{Core, Refusal};
 use crate::audit::event::{DecisionEvent, PATH_BYTES_MAX, Path};
-use crate::audit::{CallId, Event, Outcome, Record, Recorded, Unavailable, Verdict};
+use crate::audit::{
+    CallId, Event, Outcome, Record, Recorded, RecordedTouches, Unavailable, Verdict,
+};
 use crate::clock;
 use crate::etcd::{CanonicalRequest, Rpc, StoredKey, Touches, strict};
 use crate::grpc::Status;
@@ -70,7 +72,7 @@ impl<'a> Asking<'a> {
     async fn allow(&self, permit: Permit) -> Result<(Permit, Recorded), Status> {
         self.core.metrics.count_request(Some(permit.rpc()), metrics::Verdict::Allow);
         let rules = permit.rules().iter().map(|rule| self.core.policy.rule_name(*rule)).collect();
-        let event = self.event(permit.rpc(), Verdict::Allow(rules), permit.touches().clone());
+        let event = self.event(permit.rpc(), Verdict::Allow(rules), permit.touches());
         let recorded = self.core.recorder.allow(self.call, record(event)).await;
         recorded.map(|recorded| (permit, recorded)).map_err(|Unavailable| audit_unavailable())
     }
@@ -92,7 +94,7 @@ impl<'a> Asking<'a> {
         }
         self.core.metrics.count_request(Some(rpc), metrics::Verdict::Deny);
         let verdict = Verdict::Deny { reason, rule, touch: denial.touch };
-        let event = self.event(rpc, verdict, denial.request.touches().clone());
+        let event = self.event(rpc, verdict, denial.request.touches());
         let recorded = self.core.recorder.record(record(event)).await;
         recorded.map_or_else(|Unavailable| audit_unavailable(), |()| permission_denied())
     }
@@ -101,17 +103,17 @@ impl<'a> Asking<'a> {
     async fn refuse_unknown(&self, rpc: Rpc, status: Status) -> Status {
         self.core.metrics.count_request(Some(rpc), metrics::Verdict::Refuse);
         let verdict = Verdict::Refuse { reason: "look_up", detail: status.message.clone() };
-        let recorded = self.core.recorder.record(record(self.event(rpc, verdict, Touches::new())));
+        let recorded = self.core.recorder.record(record(self.event(rpc, verdict, &Touches::new())));
         recorded.await.map_or_else(|Unavailable| audit_unavailable(), |()| status)
     }
 
-    fn event(&self, rpc: Rpc, verdict: Verdict, touches: Touches) -> Event {
+    fn event(&self, rpc: Rpc, verdict: Verdict, touches: &Touches) -> Event {
         Event::Decision(DecisionEvent {
             call: self.call,
             principal: Some(Arc::clone(&self.identified.name)),
             path: Path::Known(rpc.path()),
             verdict,
-            touches,
+            touches: RecordedTouches::new(touches),
             request_bytes: self.request_bytes,
         })
     }
@@ -127,7 +129,7 @@ impl<'a> Asking<'a> {
                 principal: Some(OURSELVES.into()),
                 path: Path::Known(permit.rpc().path()),
                 verdict: Verdict::Allow(SmallVec::new()),
-                touches: permit.touches().clone(),
+                touches: RecordedTouches::new(permit.touches()),
                 request_bytes: permit.body().len(),
             });
             let recorded = self.core.recorder.allow(call, record(event)).await;
@@ -193,7 +195,7 @@ pub(super) fn refusal_record(
         principal: client.identified.as_ref().ok().map(|identified| Arc::clone(&identified.name)),
         path,
         verdict: Verdict::Refuse { reason: refusal.reason(), detail: refusal.to_string() },
-        touches: Touches::new(),
+        touches: RecordedTouches::default(),
         request_bytes: 0,
     }))
 }

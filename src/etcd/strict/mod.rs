@@ -45,6 +45,9 @@ pub enum Malformed {
 /// (client/v3/concurrency, `defaultSessionTTL`).
 pub const SESSION_TTL_SECONDS: i64 = 60;
 
+/// The largest message that may be built before it is walked; it cannot hold much.
+const UNWALKED_BYTES_MAX: usize = 4096;
+
 impl CanonicalRequest {
     /// Reads one message of a request of that RPC. Where etcd would choose the ID of a new lease,
     /// `new_lease` chooses it instead (0 when it cannot), so that the lease has an owner.
@@ -210,8 +213,13 @@ fn change<M: Message + Name + Default>(
 
 /// Two tiers. Bytes that prost encodes to again are canonical: no unknown field, nothing twice,
 /// nothing present but empty; they go on as received. Others are walked, and what the walk leaves
-/// standing is replaced by its canonical encoding.
+/// standing is replaced by its canonical encoding. Large ones are walked in any case, before anything
+/// is built of them: the walk is bounded and builds nothing.
 fn decode<M: Message + Name + Default>(bytes: &Bytes) -> Result<(M, Bytes), Malformed> {
+    let is_large = bytes.len() > UNWALKED_BYTES_MAX;
+    if is_large {
+        wire::walk(&M::full_name(), bytes)?;
+    }
     let decoded = M::decode(bytes.clone());
     if let Ok(message) = &decoded
         && message.encoded_len() == bytes.len()
@@ -223,7 +231,9 @@ fn decode<M: Message + Name + Default>(bytes: &Bytes) -> Result<(M, Bytes), Malf
                 .map_err(|_| Malformed::Undecodable);
         }
     }
-    wire::walk(&M::full_name(), bytes)?;
+    if !is_large {
+        wire::walk(&M::full_name(), bytes)?;
+    }
     let message = decoded.map_err(|_| Malformed::Undecodable)?;
     let body = Bytes::from(message.encode_to_vec());
     Ok((message, body))

@@ -8,7 +8,7 @@ use crate::document::Problems;
 use crate::etcd::Rpc;
 use crate::etcd::pb::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
-    PutRequest,
+    PutRequest, TxnRequest,
 };
 use crate::etcd::pb::v3electionpb::{LeaderKey, ProclaimRequest};
 use crate::etcd::pb::v3lockpb::LockRequest;
@@ -36,6 +36,15 @@ roles = ["reader"]
 [[role]]
 name = "reader"
 rules = [{ prefix = "/", allow = ["get", "list", "put", "delete"] }]
+
+[[identity]]
+name = "barred"
+match = { ca = "barred", cn = "barred" }
+roles = ["barred"]
+
+[[role]]
+name = "barred"
+rules = [{ prefix = "/", deny = ["get"] }]
 "#;
 
 struct Tenants {
@@ -47,7 +56,7 @@ impl Tenants {
     fn new() -> Self {
         let (mut source, problems) = (PolicySource::default(), Problems::default());
         source.read("policy.toml", POLICY, &problems);
-        let policy = Policy::compile(source, &["tenants", "readers"], &problems);
+        let policy = Policy::compile(source, &["tenants", "readers", "barred"], &problems);
         assert!(!problems.has_errors());
         Self { policy, leases: LeaseKeys::new(&[[3; LEASE_KEY_BYTES]]) }
     }
@@ -64,7 +73,11 @@ impl Tenants {
 
     /// `allow`, `deny` with the touch and the cause, or the leases to look up.
     fn decided(&self, name: &str, rpc: Rpc, message: &impl Message, found: &FoundLeases) -> String {
-        let ca = if name == "reader" { "readers" } else { "tenants" };
+        let ca = match name {
+            "reader" => "readers",
+            "barred" => "barred",
+            _ => "tenants",
+        };
         let identification = self.identification(ca, name);
         let asker = Asker { identification: &identification, leases: &self.leases };
         let bytes = Bytes::from(message.encode_to_vec());
@@ -170,6 +183,14 @@ fn nobody_without_the_verb_lease_learns_anything_by_a_lease() {
     assert_eq!(tenants.decided("reader", Rpc::LeaseKeepAlive, &alive, &found), "deny 0 NoRule");
     let put = PutRequest { key: "/x".into(), lease: 5, ..Default::default() };
     assert_eq!(tenants.decided("reader", Rpc::Put, &put, &found), "deny 2 NoRule");
+}
+
+#[test]
+fn a_rule_that_only_denies_lets_no_empty_transaction_in() {
+    let tenants = Tenants::new();
+    let (empty, found) = (TxnRequest::default(), FoundLeases::default());
+    tenants.check(Rpc::Txn, &empty, &found, "allow");
+    assert_eq!(tenants.decided("barred", Rpc::Txn, &empty, &found), "deny 0 NoRule");
 }
 
 #[test]
