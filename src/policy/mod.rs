@@ -1,17 +1,19 @@
 //! May this principal do that? Source text -> compiled policy -> rights of a principal -> decision.
 //!
 //! Pure: no I/O, no clock, never awaits. Default deny; deny beats allow; only `decide` makes a
-//! [`Permit`].
+//! [`Permit`], and only `decide_http` an [`HttpPermit`].
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod compile;
 mod decide;
+mod http;
 mod intervals;
 mod permit;
 mod source;
 
 pub use compile::{Identification, NoPrincipal, Policy, Rights, RuleId};
 pub use decide::{Cause, Decision, Denial, decide, decide_touch};
+pub use http::{HttpDecision, HttpDenial, HttpPermit, decide_http};
 pub use permit::Permit;
 pub use source::{PolicySource, RuleSource};

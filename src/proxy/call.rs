@@ -42,6 +42,9 @@ pub(super) async fn serve(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
+    if super::page::is_plain_http(&request) {
+        return super::page::http2::serve(core, client, call, request, respond).await;
+    }
     let _open = core.open_calls.open();
     let started = Instant::now();
     let (head, mut body) = request.into_parts();

@@ -65,7 +65,7 @@ pub async fn serve<S>(
     if let Some(client) = client {
         let calls = match accepted.protocol {
             Protocol::Http2 => serve_http2(&core, client, accepted.stream, draining).await,
-            Protocol::Http1 => http1::refuse_all(&core, client, accepted.stream).await,
+            Protocol::Http1 => http1::serve(&core, client, accepted.stream, draining).await,
         };
         // Nobody waits for this one; without room it is counted as refused by the recorder.
         let event = Event::ConnectionClose { connection, calls };

@@ -6,6 +6,7 @@
 mod call;
 mod connection;
 mod http1;
+mod page;
 mod refuse;
 mod share;
 
@@ -23,7 +24,7 @@ use crate::audit::fold::RefusalFold;
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::tls::Acceptor;
-use crate::upstream::Pool;
+use crate::upstream::{HttpClient, Pool};
 
 /// The bounds of the client port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub struct Core {
     pub acceptor: Arc<Acceptor>,
     /// Connections to etcd.
     pub pool: Pool,
+    /// The way to etcd's pages.
+    pub http: HttpClient,
     /// What principals use of this core.
     pub shares: RefCell<Shares>,
     /// Bounds.

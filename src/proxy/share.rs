@@ -14,6 +14,7 @@ pub struct Shares(HashMap<Principal, Weak<Share>>);
 #[derive(Debug, Default)]
 pub(super) struct Share {
     calls: Cell<u32>,
+    pages: Cell<u32>,
     request_bytes: Cell<usize>,
 }
 
@@ -22,6 +23,7 @@ pub(super) struct Share {
 pub(super) struct CallShare {
     share: Rc<Share>,
     bytes: usize,
+    is_page: bool,
 }
 
 impl Shares {
@@ -42,12 +44,23 @@ impl Share {
         let calls = self.calls.get();
         (calls < calls_max).then(|| {
             self.calls.set(calls + 1);
-            CallShare { share: Rc::clone(self), bytes: 0 }
+            CallShare { share: Rc::clone(self), bytes: 0, is_page: false }
         })
     }
 }
 
 impl CallShare {
+    /// Counts the call among the principal's pages too; false when it has too many under way.
+    pub(super) fn add_page(&mut self, pages_max: u32) -> bool {
+        let pages = self.share.pages.get();
+        if self.is_page || pages >= pages_max {
+            return false;
+        }
+        self.share.pages.set(pages + 1);
+        self.is_page = true;
+        true
+    }
+
     /// Counts bytes of the call's message; false when the principal has too many in memory.
     pub(super) fn add_bytes(&mut self, bytes: usize, bytes_max: usize) -> bool {
         let total = self.share.request_bytes.get().saturating_add(bytes);
@@ -64,6 +77,7 @@ impl Drop for CallShare {
     fn drop(&mut self) {
         let share = &self.share;
         share.calls.set(share.calls.get().saturating_sub(1));
+        share.pages.set(share.pages.get().saturating_sub(u32::from(self.is_page)));
         share.request_bytes.set(share.request_bytes.get().saturating_sub(self.bytes));
     }
 }
@@ -81,9 +95,13 @@ mod tests {
         let second = other.call(2).unwrap();
         assert!(one.call(2).is_none());
         assert!(first.add_bytes(6, 10) && !first.add_bytes(5, 10));
+        assert!(first.add_page(1));
         drop((first, second));
         let mut third = one.call(2).unwrap();
         assert!(third.add_bytes(10, 10));
+        let mut fourth = other.call(2).unwrap();
+        assert!(third.add_page(1) && !fourth.add_page(1));
+        drop(fourth);
         let neighbour = shares.of(&Principal::new("neighbour", vec![]));
         assert!(neighbour.call(1).is_some());
         drop((one, other, third, neighbour));
