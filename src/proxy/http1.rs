@@ -7,7 +7,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -64,10 +65,11 @@ pub(super) async fn serve(
                 if let Err(error) = served {
                     tracing::debug!(%error, "an HTTP/1.1 connection ended");
                 }
+                cut.say("client_gone");
                 return calls.get();
             }
             () = std::future::poll_fn(|context| overdue.borrow_mut().as_mut().poll(context)) => {
-                cut.set("timeout");
+                cut.say("timeout");
                 return calls.get();
             }
             _ = draining.wait_for(|draining| *draining), if !told => {
@@ -88,7 +90,13 @@ async fn answer(
 ) -> Response<PageBody> {
     let has_body = !request.body().is_end_stream();
     let (head, _unread) = request.into_parts();
-    page::answer(core, client, HttpRequest { call, head: &head, has_body, deadline }, cut).await
+    let request = HttpRequest { call, head: &head, has_body, deadline };
+    let mut response = page::answer(core, client, request, cut).await;
+    // Behind a refused request nothing is looked for: who knows where it ends.
+    if response.body().is_ours() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Says of a page that is cut with its core, at the end of the drain time, that we did it.
@@ -96,8 +104,6 @@ struct Ending<'a>(&'a Cut);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        if self.0.get() == "client_gone" {
-            self.0.set("aborted");
-        }
+        self.0.say("aborted");
     }
 }

@@ -14,6 +14,7 @@
 mod support;
 
 mod audit;
+mod http;
 mod key_value;
 mod malformed;
 mod neighbours;

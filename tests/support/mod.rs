@@ -2,12 +2,14 @@
 //! that can say anything. A missing etcd is a failure, never a skip.
 
 mod etcd;
+mod http1;
 mod pki;
 mod program;
 mod raw;
 mod tap;
 
 pub use etcd::Etcd;
+pub use http1::{Http1, HttpTap, response_head};
 pub use pki::Pki;
 pub use program::Ringfence;
 pub use raw::{RawClient, Reply, framed};

@@ -22,7 +22,7 @@ roles = ["tenant"]
 name = "kubernetes"
 rules = [
   { prefix = "/registry/", allow = ["get", "list", "put", "delete"] },
-  { allow = ["compact"] },
+  { allow = ["compact", "version", "metrics"] },
 ]
 [[role]]
 name = "tenant"
@@ -30,6 +30,7 @@ rules = [
   { prefix = "/tenants/${uri.path.2}/", allow = ["get", "list", "put", "delete"] },
   { key = "/tenants/${uri.path.2}/quota", deny = ["put", "delete"] },
   { prefix = "/inbox/", allow = ["put", "delete"] },
+  { allow = ["health"] },
 ]
 "#;
 
@@ -48,6 +49,11 @@ impl Ringfence {
 
     /// The same, with more lines in the config.
     pub fn start_with(pki: &Pki, endpoint: &str, more: &str) -> Self {
+        Self::start_before(pki, &format!("endpoints = [\"{endpoint}\"]"), more)
+    }
+
+    /// The same, with any lines that say where etcd is.
+    pub fn start_before(pki: &Pki, endpoints: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, admin_port) = (free_port(), free_port());
         let pki_folder = pki.path("");
@@ -68,7 +74,7 @@ roots = "{pki_folder}/kubernetes-ca.crt"
 name = "tenants"
 roots = "{pki_folder}/tenants-ca.crt"
 [upstream]
-endpoints = ["{endpoint}"]
+{endpoints}
 ca = "{pki_folder}/kubernetes-ca.crt"
 certificate = "{pki_folder}/ringfence-client.crt"
 key = "{pki_folder}/ringfence-client.key"

@@ -32,7 +32,7 @@ pub(in crate::proxy) async fn serve(
     let answering = answer(&core, &client, request, &cut);
     let reset = async {
         drop(std::future::poll_fn(|context| respond.poll_reset(context)).await);
-        cut.set("client_gone");
+        cut.say("client_gone");
     };
     let response = tokio::select! {
         biased;
@@ -43,11 +43,11 @@ pub(in crate::proxy) async fn serve(
     let ended = page.is_end_stream();
     let sent = respond.send_response(Response::from_parts(head, ()), ended);
     let Ok(mut stream) = sent else {
-        return cut.set("client_gone");
+        return cut.say("client_gone");
     };
     let sending = send(&mut stream, &mut page, &cut);
     if !ended && tokio::time::timeout_at(deadline, sending).await.is_err() {
-        cut.set("timeout");
+        cut.say("timeout");
         stream.send_reset(Reason::CANCEL);
     }
 }
@@ -57,14 +57,15 @@ pub(in crate::proxy) async fn serve(
 async fn send(stream: &mut SendStream<Bytes>, page: &mut PageBody, cut: &Cut) {
     let mut ended = false;
     while !ended {
-        let chunk = match page.frame().await {
+        let frame = page.frame().await;
+        ended = frame.is_none() || page.is_end_stream();
+        let chunk = match frame {
             Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             Some(Err(_)) => return stream.send_reset(Reason::INTERNAL_ERROR),
             None => Bytes::new(),
         };
-        ended = chunk.is_empty() || page.is_end_stream();
         if send_all(stream, chunk, ended).await.is_err() {
-            return cut.set("client_gone");
+            return cut.say("client_gone");
         }
     }
 }

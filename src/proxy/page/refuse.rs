@@ -2,7 +2,7 @@
 //! an answer. Texts are short and ours; no answer has a CORS header.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::relay::PageBody;
@@ -46,7 +46,7 @@ impl HttpRefusal {
         }
     }
 
-    /// The answer; over HTTP/1.1 nothing may follow on that connection.
+    /// The answer.
     pub(super) fn response(&self) -> Response<PageBody> {
         let status = match self {
             Self::NoPrincipal(_) => return text(StatusCode::FORBIDDEN, "permission denied"),
@@ -88,11 +88,5 @@ pub(super) fn text(status: StatusCode, text: &str) -> Response<PageBody> {
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
-    response
-}
-
-/// Says that the connection ends with this answer; HTTP/2 has no such header.
-pub(in crate::proxy) fn closing(mut response: Response<PageBody>) -> Response<PageBody> {
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }

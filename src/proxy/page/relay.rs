@@ -22,21 +22,24 @@ use crate::etcd::response::ResponseFacts;
 use crate::policy::HttpPermit;
 use crate::upstream::{HttpBody, HttpForwardError, HttpReply, forward_http};
 
-/// The fault of a page that is dropped before its end; who drops it says why first.
+/// The fault of a page that is dropped before its end: what was said first, or else the default.
 #[derive(Clone, Debug)]
-pub(in crate::proxy) struct Cut(Rc<Cell<&'static str>>);
+pub(in crate::proxy) struct Cut {
+    said: Rc<Cell<Option<&'static str>>>,
+    default: &'static str,
+}
 
 impl Cut {
-    pub(in crate::proxy) fn new(fault: &'static str) -> Self {
-        Self(Rc::new(Cell::new(fault)))
+    pub(in crate::proxy) fn new(default: &'static str) -> Self {
+        Self { said: Rc::default(), default }
     }
 
-    pub(in crate::proxy) fn set(&self, fault: &'static str) {
-        self.0.set(fault);
+    pub(in crate::proxy) fn say(&self, fault: &'static str) {
+        self.said.set(self.said.get().or(Some(fault)));
     }
 
-    pub(in crate::proxy) fn get(&self) -> &'static str {
-        self.0.get()
+    fn fault(&self) -> &'static str {
+        self.said.get().unwrap_or(self.default)
     }
 }
 
@@ -100,7 +103,7 @@ impl Relay {
     }
 
     /// Asks etcd; the answer's body is the page, or a text of ours when there is none.
-    pub(super) async fn start(mut self, permit: &HttpPermit, call: CallId) -> Response<PageBody> {
+    pub(super) async fn start(self, permit: &HttpPermit, call: CallId) -> Response<PageBody> {
         let deadline = self.deadline.deadline();
         let asked = tokio::time::timeout_at(deadline, self.forward(permit, call)).await;
         match asked {
@@ -190,11 +193,16 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.finish(Some(self.cut.get()));
+        self.finish(Some(self.cut.fault()));
     }
 }
 
 impl PageBody {
+    /// Whether it is a text of ours and no page of etcd's.
+    pub(in crate::proxy) const fn is_ours(&self) -> bool {
+        matches!(self.0, Content::Text(_))
+    }
+
     pub(super) fn text(text: Bytes) -> Self {
         Self(Content::Text(Full::new(text)))
     }
