@@ -44,10 +44,10 @@ pub(super) async fn serve(
     let service = service_fn(|request: Request<Incoming>| {
         calls.set(calls.get() + 1);
         let call = CallId { connection: client.connection, call: calls.get() };
-        let deadline = Instant::now() + core.limits.call_timeout;
-        overdue.borrow_mut().as_mut().reset(deadline + GRACE);
+        let started = Instant::now();
+        overdue.borrow_mut().as_mut().reset(started + core.limits.call_timeout + GRACE);
         let (core, client, cut) = (core, &client, &cut);
-        async move { Ok::<_, Infallible>(answer(core, client, call, request, deadline, cut).await) }
+        async move { Ok::<_, Infallible>(answer(core, client, call, request, started, cut).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -85,12 +85,12 @@ async fn answer(
     client: &Client,
     call: CallId,
     request: Request<Incoming>,
-    deadline: Instant,
+    started: Instant,
     cut: &Cut,
 ) -> Response<PageBody> {
     let has_body = !request.body().is_end_stream();
     let (head, _unread) = request.into_parts();
-    let request = HttpRequest { call, head: &head, has_body, deadline };
+    let request = HttpRequest { call, head: &head, has_body, started };
     let mut response = page::answer(core, client, request, cut).await;
     // Behind a refused request nothing is looked for: who knows where it ends.
     if response.body().is_ours() {

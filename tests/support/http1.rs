@@ -72,7 +72,7 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
 async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> Answer {
     let head = read_head(stream).await;
     let (first, headers) = head.split_once("\r\n").expect("a head");
-    let status = first.strip_prefix("HTTP/1.").unwrap()[2..5].parse().unwrap();
+    let status = first.split(' ').nth(1).unwrap().parse().unwrap();
     let mut headers: Vec<String> = headers.trim_end().lines().map(str::to_owned).collect();
     headers.retain(|header| !header.starts_with("date: "));
     headers.sort();

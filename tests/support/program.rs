@@ -54,6 +54,22 @@ impl Ringfence {
 
     /// The same, with any lines that say where etcd is.
     pub fn start_before(pki: &Pki, endpoints: &str, more: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
+        command.env("RUST_LOG", "debug");
+        Self::launch(pki, endpoints, "", more, command)
+    }
+
+    /// The same, quiet, with a small audit queue, and no file of it can grow beyond 64 KiB.
+    pub fn start_with_small_files(pki: &Pki, endpoint: &str) -> Self {
+        let mut command = Command::new("sh");
+        // An ignored SIGXFSZ is inherited: a write fails instead of ending the process.
+        let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\"";
+        command.args(["-c", script, env!("CARGO_BIN_EXE_ringfence")]).env("RUST_LOG", "error");
+        let endpoints = format!("endpoints = [\"{endpoint}\"]");
+        Self::launch(pki, &endpoints, "queue_bytes = 65536\nwait_seconds = 0", "", command)
+    }
+
+    fn launch(pki: &Pki, endpoints: &str, audit: &str, more: &str, mut command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, admin_port) = (free_port(), free_port());
         let pki_folder = pki.path("");
@@ -80,6 +96,7 @@ certificate = "{pki_folder}/ringfence-client.crt"
 key = "{pki_folder}/ringfence-client.key"
 [audit]
 directory = "audit"
+{audit}
 [admin]
 listen = "127.0.0.1:{admin_port}"
 [policy]
@@ -89,10 +106,9 @@ files = ["policy.toml"]
         );
         fs::write(folder.path().join("ringfence.toml"), config).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ringfence"))
+        let child = command
             .args(["serve", "--config"])
             .arg(folder.path().join("ringfence.toml"))
-            .env("RUST_LOG", "debug")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

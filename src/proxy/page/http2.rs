@@ -25,10 +25,11 @@ pub(in crate::proxy) async fn serve(
     mut respond: SendResponse<Bytes>,
 ) {
     let (head, body) = request.into_parts();
-    let deadline = Instant::now() + core.limits.call_timeout;
+    let started = Instant::now();
+    let deadline = started + core.limits.call_timeout;
     // Dropped with its core, at the end of the drain time.
     let cut = Cut::new("aborted");
-    let request = HttpRequest { call, head: &head, has_body: !body.is_end_stream(), deadline };
+    let request = HttpRequest { call, head: &head, has_body: !body.is_end_stream(), started };
     let answering = answer(&core, &client, request, &cut);
     let reset = async {
         drop(std::future::poll_fn(|context| respond.poll_reset(context)).await);

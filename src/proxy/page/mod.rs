@@ -40,8 +40,7 @@ pub(super) struct HttpRequest<'a> {
     pub(super) call: CallId,
     pub(super) head: &'a Parts,
     pub(super) has_body: bool,
-    /// When the answer must have gone out.
-    pub(super) deadline: Instant,
+    pub(super) started: Instant,
 }
 
 /// Whether a stream of HTTP/2 is none of gRPC: etcd tells by the content type too. What has the path
@@ -69,7 +68,7 @@ pub(super) async fn answer(
         HttpDecision::Allow(permit) => match allow(core, identified, request.call, &permit).await {
             Err(Unavailable) => audit_unavailable(),
             Ok(recorded) => {
-                let relay = Relay::new(core, recorded, request.deadline, cut, share, open);
+                let relay = Relay::new(core, recorded, request.started, cut, share, open);
                 relay.start(&permit, request.call).await
             }
         },

@@ -83,7 +83,7 @@ impl Relay {
     pub(super) fn new(
         core: &Rc<Core>,
         recorded: Recorded,
-        deadline: Instant,
+        started: Instant,
         cut: &Cut,
         share: CallShare,
         open: OpenCall,
@@ -91,8 +91,8 @@ impl Relay {
         Self {
             core: Rc::clone(core),
             recorded: Some(recorded),
-            started: Instant::now(),
-            deadline: Box::pin(tokio::time::sleep_until(deadline)),
+            started,
+            deadline: Box::pin(tokio::time::sleep_until(started + core.limits.call_timeout)),
             cut: cut.clone(),
             status: None,
             body: None,
