@@ -6,13 +6,13 @@ use http::Method;
 use ringfence::etcd::Page;
 use serde_json::{Value, json};
 
-use crate::support::{Etcd, Http1, HttpTap, Pki, RawClient, Ringfence, response_head, wait_for};
+use crate::support::{Etcd, Http1, HttpTap, Pki, RawClient, Ringfence, Then, response_head};
 
 /// What etcd itself sends with every answer, and nobody here may hear.
 const CROSS_ORIGIN: &str = "access-control-";
 
 /// Asks over both versions of HTTP; the status and the body, which must be the same.
-async fn get(pki: &Pki, name: &str, port: u16, target: &str) -> (u16, String) {
+pub async fn get(pki: &Pki, name: &str, port: u16, target: &str) -> (u16, String) {
     let second = RawClient::connect(pki, name, port).await.get(target).await;
     let first = Http1::connect(pki, name, port).await.get(target).await;
     assert_eq!(first.status, second.http_status, "{target}");
@@ -30,7 +30,7 @@ async fn get(pki: &Pki, name: &str, port: u16, target: &str) -> (u16, String) {
     (first.status, bodies[1].clone())
 }
 
-fn outcomes(ringfence: &Ringfence) -> Vec<Value> {
+pub fn outcomes(ringfence: &Ringfence) -> Vec<Value> {
     let of_type = |record: &Value| record["type"] == "outcome";
     ringfence.records().into_iter().filter(of_type).collect()
 }
@@ -121,7 +121,7 @@ async fn the_oldest_etcd_is_asked_too_and_answers_for_itself() {
 #[tokio::test]
 async fn a_page_is_denied_without_its_verb_and_etcd_is_not_asked() {
     let pki = Pki::make();
-    let tap = HttpTap::start(response_head(&["content-length: 0"]), b"").await;
+    let tap = HttpTap::start(response_head(&["content-length: 0"]), Then::End).await;
     let mut ringfence = Ringfence::start(&pki, &tap.endpoint);
     let denied = (403, "ringfence: permission denied\n".to_owned());
     for page in Page::ALL {
@@ -161,7 +161,7 @@ async fn no_header_travels_in_either_direction() {
         "",
         "3\r\nno\n\r\n0\r\nx: trailer\r\n\r\n",
     ];
-    let tap = HttpTap::start(answer.join("\r\n"), b"").await;
+    let tap = HttpTap::start(answer.join("\r\n"), Then::End).await;
     let mut ringfence = Ringfence::start(&pki, &tap.endpoint);
     let authority = tap.endpoint.strip_prefix("http://").unwrap();
     let expected = format!(
@@ -199,7 +199,7 @@ async fn no_header_travels_in_either_direction() {
 #[tokio::test]
 async fn other_paths_methods_queries_and_bodies_are_refused_over_http_1() {
     let pki = Pki::make();
-    let tap = HttpTap::start(response_head(&["content-length: 0"]), b"").await;
+    let tap = HttpTap::start(response_head(&["content-length: 0"]), Then::End).await;
     let mut ringfence = Ringfence::start(&pki, &tap.endpoint);
     let mut refusals: Vec<(String, u16, &str)> = Vec::new();
     let mut refused = |first: &str, headers: &str, status: u16, reason: &'static str| {
@@ -267,7 +267,7 @@ async fn other_paths_methods_queries_and_bodies_are_refused_over_http_1() {
 #[tokio::test]
 async fn other_paths_methods_queries_and_bodies_are_refused_over_http_2() {
     let pki = Pki::make();
-    let tap = HttpTap::start(response_head(&["content-length: 0"]), b"").await;
+    let tap = HttpTap::start(response_head(&["content-length: 0"]), Then::End).await;
     let mut ringfence = Ringfence::start(&pki, &tap.endpoint);
     let client = RawClient::connect(&pki, "acme", ringfence.port).await;
     let mut reasons = Vec::new();
@@ -312,7 +312,7 @@ async fn other_paths_methods_queries_and_bodies_are_refused_over_http_2() {
     assert_eq!(tap.take(), [""; 0]);
 }
 
-const HOST: &str = "host: localhost\r\n";
+pub const HOST: &str = "host: localhost\r\n";
 
 const UNKNOWN_TARGETS: &[&str] = &[
     "/",
@@ -368,7 +368,7 @@ const BAD_QUERIES: &[&str] = &[
 #[tokio::test]
 async fn what_is_no_request_at_all_is_answered_by_the_end() {
     let pki = Pki::make();
-    let tap = HttpTap::start(response_head(&["content-length: 0"]), b"").await;
+    let tap = HttpTap::start(response_head(&["content-length: 0"]), Then::End).await;
     let mut ringfence = Ringfence::start(&pki, &tap.endpoint);
     let large = format!("GET /health HTTP/1.1\r\n{HOST}x: {}\r\n\r\n", "x".repeat(66_000));
     let many = format!("GET /health HTTP/1.1\r\n{HOST}{}\r\n", "x: y\r\n".repeat(200));
@@ -395,33 +395,11 @@ async fn what_is_no_request_at_all_is_answered_by_the_end() {
     assert_eq!(tap.take(), [""; 0]);
 }
 
-/// The audit file may not grow: records stay in the queue, and once it is full nobody is served.
-#[tokio::test]
-async fn a_page_is_unavailable_when_its_decision_cannot_be_recorded() {
-    let pki = Pki::make();
-    let tap = HttpTap::start(response_head(&["content-length: 0"]), b"").await;
-    let ringfence = Ringfence::start_with_small_files(&pki, &tap.endpoint);
-    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
-    let mut served = 0;
-    while acme.get("/health").await.http_status == 200 {
-        served += 1;
-        assert!(served < 10_000, "the log has no end");
-    }
-    assert!(served > 0);
-    assert_eq!(tap.take().len(), served);
-    for target in ["/health", "/version", "/nothing", "/health?x"] {
-        let reply = acme.get(target).await;
-        let said = "ringfence: the audit log takes no records\n".as_bytes();
-        assert_eq!((reply.http_status, &*reply.data), (503, said), "{target}");
-    }
-    assert_eq!(tap.take(), [""; 0]);
-}
-
 /// Two requests in one piece have two answers, in order, each recorded; a refusal ends it.
 #[tokio::test]
 async fn requests_in_one_piece_are_answered_one_after_the_other() {
     let pki = Pki::make();
-    let tap = HttpTap::start(response_head(&["content-length: 0"]), b"").await;
+    let tap = HttpTap::start(response_head(&["content-length: 0"]), Then::End).await;
     let limits = "[limits]\nhandshake_timeout_seconds = 1\n";
     let mut ringfence = Ringfence::start_with(&pki, &tap.endpoint, limits);
     let mut client = Http1::connect(&pki, "acme", ringfence.port).await;
@@ -474,119 +452,4 @@ async fn pages_come_over_plain_http_from_this_machine_too() {
     let etcd = Etcd::start_plain("3.7");
     let ringfence = Ringfence::start(&pki, &etcd.endpoint());
     assert_eq!(get(&pki, "acme", ringfence.port, "/readyz").await, (200, "ok\n".to_owned()));
-}
-
-/// Every way in which etcd can fail to show a page has an answer and a fault.
-#[tokio::test]
-async fn an_etcd_that_does_not_show_the_page_is_told_apart() {
-    let pki = Pki::make();
-    let chunked = response_head(&["transfer-encoding: chunked"]);
-    for (answer, status, fault) in [
-        ("".to_owned(), 504, "timeout"),
-        ("SSH-2.0-x\r\n\r\n".to_owned(), 502, "broken"),
-        (
-            "HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n".to_owned(),
-            502,
-            "broken",
-        ),
-        (response_head(&["content-length: 67108865"]), 502, "too_large"),
-        // The head is on its way already: what is missing must show.
-        (format!("{}x", response_head(&["content-length: 9"])), 0, "broken"),
-        (format!("{chunked}1\r\nx\r\n"), 0, "broken"),
-    ] {
-        let tap = HttpTap::start(answer.clone(), b"").await;
-        let limits = "[limits]\ncall_timeout_seconds = 1\n";
-        let mut ringfence = Ringfence::start_with(&pki, &tap.endpoint, limits);
-        let reply = RawClient::connect(&pki, "acme", ringfence.port).await.get("/health").await;
-        let mut client = Http1::connect(&pki, "acme", ringfence.port).await;
-        client.send(format!("GET /health HTTP/1.1\r\n{HOST}\r\n")).await;
-        let first = String::from_utf8(client.rest().await).unwrap();
-        if status == 0 {
-            assert!(reply.broken && reply.http_status == 200, "{answer}: {reply:?}");
-            assert!(first.ends_with('x') || first.ends_with("x\r\n"), "{answer}: {first}");
-        } else {
-            assert_eq!(reply.http_status, status, "{answer}");
-            assert!(first.starts_with(&format!("HTTP/1.1 {status}")), "{answer}: {first}");
-        }
-        assert_eq!(ringfence.decisions().len(), 2);
-        for outcome in outcomes(&ringfence) {
-            assert_eq!(outcome["fault"], fault, "{answer}: {outcome}");
-            let expected = if status == 0 { 200 } else { status };
-            assert_eq!(outcome["status"], expected, "{answer}: {outcome}");
-        }
-    }
-    let endpoints = "endpoints = [\"http://127.0.0.1:1\"]";
-    let mut ringfence = Ringfence::start_before(&pki, endpoints, "");
-    assert_eq!(get(&pki, "acme", ringfence.port, "/health").await.0, 502);
-    assert_eq!(ringfence.decisions().len(), 2);
-    assert!(outcomes(&ringfence).iter().all(|outcome| outcome["fault"] == "unreachable"));
-}
-
-/// What an etcd that never ends its page sends again and again.
-const CHUNK: &[u8] = &[b'x'; 65_536];
-
-/// Readers that do not read take no one else's place, and are cut at the deadline.
-#[tokio::test]
-async fn a_page_that_nobody_reads_ends_at_its_deadline_and_holds_up_nobody() {
-    let pki = Pki::make();
-    let tap = HttpTap::start(response_head(&["connection: close"]), CHUNK).await;
-    let limits = "[limits]\ncall_timeout_seconds = 5\n";
-    let mut ringfence = Ringfence::start_with(&pki, &tap.endpoint, limits);
-    let second = RawClient::connect(&pki, "acme", ringfence.port).await;
-    let mut stopped = Vec::new();
-    for _ in 0..4 {
-        stopped.push(second.get_and_stop_reading("/health").await);
-    }
-    // The share is counted per core, and this is the same connection.
-    assert_eq!(second.get("/health").await.http_status, 429);
-    let mut first = Http1::connect(&pki, "globex", ringfence.port).await;
-    first.send(format!("GET /health HTTP/1.1\r\n{HOST}\r\n")).await;
-    let other = RawClient::connect(&pki, "apiserver", ringfence.port).await;
-    let page = other.get_and_stop_reading("/version").await;
-    assert_eq!(page.status(), 200);
-    assert!(ringfence.memory_bytes() < 64 << 20, "{} bytes", ringfence.memory_bytes());
-    wait_for("the cut", || ringfence.metrics().contains("upstream_connections 0"));
-    assert_eq!(ringfence.decisions().len(), 7);
-    let outcomes = outcomes(&ringfence);
-    assert_eq!(outcomes.len(), 6);
-    assert!(outcomes.iter().all(|outcome| outcome["fault"] == "timeout"), "{outcomes:?}");
-    drop((stopped, page, first));
-}
-
-#[tokio::test]
-async fn a_page_without_an_end_breaks_off_at_the_bound_and_is_never_kept() {
-    let pki = Pki::make();
-    let tap = HttpTap::start(response_head(&["connection: close"]), CHUNK).await;
-    let mut ringfence = Ringfence::start(&pki, &tap.endpoint);
-    let client = RawClient::connect(&pki, "acme", ringfence.port).await;
-    let page = client.get("/health").await;
-    assert!(page.broken && page.data.len() <= 64 << 20, "{} bytes", page.data.len());
-    assert!(page.data.len() > 63 << 20, "{} bytes", page.data.len());
-    assert!(ringfence.memory_bytes() < 64 << 20, "{} bytes", ringfence.memory_bytes());
-    drop(client);
-    assert_eq!(ringfence.decisions().len(), 1);
-    assert_eq!(outcomes(&ringfence)[0]["fault"], "too_large");
-}
-
-#[tokio::test]
-async fn a_client_that_goes_away_gives_up_its_page() {
-    let pki = Pki::make();
-    let tap = HttpTap::start("", b"").await;
-    let mut ringfence = Ringfence::start(&pki, &tap.endpoint);
-    let second = RawClient::connect(&pki, "acme", ringfence.port).await;
-    let waiting = tokio::spawn(async move { second.get("/health").await });
-    let mut first = Http1::connect(&pki, "acme", ringfence.port).await;
-    first.send(format!("GET /health HTTP/1.1\r\n{HOST}\r\n")).await;
-    let mut asked = 0;
-    while asked < 2 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        asked += tap.take().len();
-    }
-    waiting.abort();
-    drop((waiting.await, first));
-    wait_for("the end", || ringfence.metrics().contains("upstream_connections 0"));
-    assert_eq!(ringfence.decisions().len(), 2);
-    for outcome in outcomes(&ringfence) {
-        assert_eq!(outcome["fault"], "client_gone", "{outcome}");
-    }
 }

@@ -15,6 +15,7 @@ mod support;
 
 mod audit;
 mod http;
+mod http_outage;
 mod key_value;
 mod malformed;
 mod neighbours;

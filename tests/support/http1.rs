@@ -48,6 +48,17 @@ impl Http1 {
         tokio::time::timeout(PATIENCE, reading).await.expect("an answer in time")
     }
 
+    /// Reads until these bytes came.
+    pub async fn read_until(&mut self, end: &[u8]) {
+        let mut read = Vec::new();
+        let reading = async {
+            while !read.ends_with(end) {
+                read.push(self.stream.read_u8().await.unwrap());
+            }
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("the bytes in time");
+    }
+
     /// Everything until the connection ends.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
@@ -101,14 +112,25 @@ async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> Answer {
     Answer { status, headers, body }
 }
 
+/// What a stand-in does after its answer.
+#[derive(Clone, Copy)]
+pub enum Then {
+    /// Closes the connection.
+    End,
+    /// Says no more, until the other side goes.
+    Hang,
+    /// Sends this again and again.
+    Repeat(&'static [u8]),
+}
+
 pub struct HttpTap {
     pub endpoint: String,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl HttpTap {
-    /// Answers every request with these bytes and then, as often as it can, with the second ones.
-    pub async fn start(answer: impl Into<Vec<u8>>, endless: &'static [u8]) -> Self {
+    /// Answers every request with these bytes.
+    pub async fn start(answer: impl Into<Vec<u8>>, then: Then) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -121,12 +143,14 @@ impl HttpTap {
                     let head = read_head(&mut stream).await;
                     kept.lock().unwrap().push(head);
                     let mut sent = stream.write_all(&answer).await;
-                    while sent.is_ok() && !endless.is_empty() {
-                        sent = stream.write_all(endless).await;
-                    }
-                    if answer.is_empty() {
-                        // An etcd that hangs: until the other side gives up.
-                        drop(stream.read_u8().await);
+                    match then {
+                        Then::End => {}
+                        Then::Hang => drop(stream.read_u8().await),
+                        Then::Repeat(bytes) => {
+                            while sent.is_ok() {
+                                sent = stream.write_all(bytes).await;
+                            }
+                        }
                     }
                 });
             }

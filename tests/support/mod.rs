@@ -9,7 +9,7 @@ mod raw;
 mod tap;
 
 pub use etcd::Etcd;
-pub use http1::{Http1, HttpTap, response_head};
+pub use http1::{Http1, HttpTap, Then, response_head};
 pub use pki::Pki;
 pub use program::Ringfence;
 pub use raw::{RawClient, Reply, framed};

@@ -58,7 +58,13 @@ pub(in crate::proxy) async fn serve(
 async fn send(stream: &mut SendStream<Bytes>, page: &mut PageBody, cut: &Cut) {
     let mut ended = false;
     while !ended {
-        let frame = page.frame().await;
+        let frame = tokio::select! {
+            biased;
+            frame = page.frame() => frame,
+            _ = std::future::poll_fn(|context| stream.poll_reset(context)) => {
+                return cut.say("client_gone");
+            }
+        };
         ended = frame.is_none() || page.is_end_stream();
         let chunk = match frame {
             Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
