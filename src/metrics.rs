@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::etcd::Rpc;
+use crate::etcd::{Page, Rpc};
 
 /// The upper bounds of the latency buckets, in seconds.
 const LATENCY_BUCKETS: [f64; 12] =
@@ -44,12 +44,22 @@ fn counters(
     Verdict::ALL.map(|verdict| requests.get_or_create_owned(&[("rpc", rpc), ("verdict", verdict)]))
 }
 
+fn count([allow, deny, refuse]: &[Counter; Verdict::ALL.len()], verdict: Verdict) {
+    match verdict {
+        Verdict::Allow => allow.inc(),
+        Verdict::Deny => deny.inc(),
+        Verdict::Refuse => refuse.inc(),
+    };
+}
+
 /// The metrics.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     /// By RPC and verdict, looked up ahead: a call counts without a lock or a hash.
     requests: Vec<[Counter; Verdict::ALL.len()]>,
+    /// The same by page of etcd's HTTP side.
+    page_requests: Vec<[Counter; Verdict::ALL.len()]>,
     unknown_requests: [Counter; Verdict::ALL.len()],
     handshakes_refused: Family<Labels, Counter>,
     /// Handshakes that succeeded.
@@ -74,6 +84,7 @@ impl Default for Metrics {
         let requests = Family::<RequestLabels, Counter>::default();
         let metrics = Self {
             requests: Rpc::ALL.iter().map(|rpc| counters(&requests, rpc.path())).collect(),
+            page_requests: Page::ALL.iter().map(|page| counters(&requests, page.path())).collect(),
             unknown_requests: counters(&requests, "unknown"),
             handshakes_refused: Family::default(),
             handshakes: Counter::default(),
@@ -129,12 +140,13 @@ impl Metrics {
     /// Counts a call; `None` is a path that no RPC has.
     pub fn count_request(&self, rpc: Option<Rpc>, verdict: Verdict) {
         let counters = rpc.and_then(|rpc| self.requests.get(rpc.index()));
-        let [allow, deny, refuse] = counters.unwrap_or(&self.unknown_requests);
-        match verdict {
-            Verdict::Allow => allow.inc(),
-            Verdict::Deny => deny.inc(),
-            Verdict::Refuse => refuse.inc(),
-        };
+        count(counters.unwrap_or(&self.unknown_requests), verdict);
+    }
+
+    /// Counts a request of plain HTTP; `None` is a path that no page has.
+    pub fn count_page(&self, page: Option<Page>, verdict: Verdict) {
+        let counters = page.and_then(|page| self.page_requests.get(page.index()));
+        count(counters.unwrap_or(&self.unknown_requests), verdict);
     }
 
     /// Counts a refused handshake.

@@ -35,11 +35,13 @@ const IMPURE: &str = "tokio tokio_rustls hyper hyper_util h2 http_body_util rust
 const IMPURE_IN_STD: &str = "fs io os env process thread *";
 
 /// Tokens that may stand in these files only (a folder ends with `/`).
-const RESERVED: [(&str, &str); 5] = [
+const RESERVED: [(&str, &str); 7] = [
     ("Permit :: new (", "src/policy/decide/mod.rs"),
     ("Permit {", "src/policy/permit.rs src/policy/decide/mod.rs"),
+    ("HttpPermit {", "src/policy/http.rs"),
     ("Recorded {", "src/audit/recorder.rs"),
     ("forward", "src/upstream/ src/proxy/"),
+    ("forward_http", "src/upstream/ src/proxy/"),
     ("TcpStream :: connect", "src/upstream/connection.rs src/cli/demo"),
 ];
 
@@ -84,8 +86,10 @@ fn a_fault_is_found() {
     finds("src/policy/mod.rs", "use super::{etcd, tls as t};", "policy may not name tls");
     finds(rule, "use crate as everything;", "policy may not name crate");
     finds(rule, "fn f(p: P) { Permit::new(p); }", "Permit :: new (");
+    finds("src/proxy/page/mod.rs", "HttpPermit { request, rule }", "HttpPermit {");
     finds("src/proxy/call.rs", "let r = Recorded { call };", "Recorded {");
     finds("src/admin/mod.rs", "use crate::upstream::forward;", "forward");
+    finds("src/admin/mod.rs", "use crate::upstream::forward_http;", "forward_http");
     finds("src/proxy/call.rs", "use crate::config::Config;", "proxy may not name config");
     finds("src/new/mod.rs", "", "not in the map");
     let harmless = "//! tokio::spawn\n/* rustls std::fs */ const A: &str = \"crate::tls \\\" tokio\"; \

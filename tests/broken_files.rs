@@ -112,6 +112,24 @@ fn every_mistake_of_a_config_is_told() {
     check_config("config_roots_not_pem", "pki/tenants-ca.crt", "policy.toml");
     check_config("config_endpoint_not_loopback", "https://127.0.0.1", "http://10.0.0.1");
     check_config("config_endpoint_scheme", "https://127.0.0.1:12379", "127.0.0.1:12379");
+    let http = |endpoints: &str| format!("[upstream]\nhttp_endpoints = {endpoints}");
+    for (name, endpoints) in [
+        (
+            "config_http_endpoint_not_loopback",
+            "[\"https://127.0.0.1:1\", \"http://10.0.0.1:12378\"]",
+        ),
+        ("config_http_endpoint_scheme", "[\"127.0.0.1:12378\"]"),
+        ("config_http_endpoint_with_a_path", "[\"https://127.0.0.1:12378/health\"]"),
+        ("config_http_endpoints_empty", "[]"),
+        ("config_http_endpoints_no_list", "\"https://127.0.0.1:12378\""),
+    ] {
+        check_config(name, "[upstream]", &http(endpoints));
+    }
+    check_config(
+        "config_http_endpoint_without_ca",
+        "endpoints = [\"https://127.0.0.1:12379\"]\nca = \"pki/kubernetes-ca.crt\"\n",
+        "endpoints = [\"unix:///run/etcd.sock\"]\nhttp_endpoints = [\"https://127.0.0.1:12378\"]\n",
+    );
     check_config("config_upstream_without_ca", "ca = \"pki/kubernetes-ca.crt\"\n", "");
     check_config("config_upstream_without_key", "key = \"pki/ringfence-client.key\"\n", "");
     check_config(

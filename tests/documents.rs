@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use ringfence::document::Problems;
-use ringfence::etcd::{KeyVerb, StoreVerb};
+use ringfence::etcd::{KeyVerb, Page, StoreVerb};
 use ringfence::metrics::Metrics;
 use ringfence::policy::{Policy, PolicySource};
 
@@ -232,7 +232,11 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
     let authorize = source("src/proxy/authorize.rs");
     let ends = source("src/proxy/relay.rs") + &source("src/proxy/stream.rs");
     let acceptor = source("src/tls/acceptor.rs").replace(['\n', ' '], "");
+    let page = source("src/proxy/page/refuse.rs");
+    let page_reason =
+        page.split("fn reason(").nth(1).unwrap().split("fn response(").next().unwrap();
     let mut written = literals(reason, &["=> \""]);
+    written.extend(literals(page_reason, &["=> \""]));
     let causes =
         ["NoRule => (\"", "DenyRule(rule) => (\"", "ForeignLease => (\"", "TooMany => (\""];
     written.extend(literals(&authorize, &causes));
@@ -247,6 +251,8 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
     assert_eq!(first_column(&format, "reason"), written);
 
     let failed = refuse.split("fn forward_failed(").nth(1).unwrap();
+    let page_failed = page.split("fn forward_failed(").nth(1).unwrap();
+    let page_failed = page_failed.split("\n}\n").next().unwrap();
     let mut faults: BTreeSet<String> = failed
         .split('"')
         .skip(1)
@@ -254,11 +260,33 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
         .filter(|text| !text.contains(' '))
         .map(str::to_owned)
         .collect();
+    faults.extend(page_failed.split('"').skip(1).step_by(2).map(str::to_owned));
     let named = ["Some(\"", "then_some(\"", "audit_unavailable(), \"", "shutting_down(), \""];
     faults.extend(literals(&ends, &named));
     faults.extend(literals(&ends, &["Told(status, \""]));
     faults.extend(literals(&source("src/audit/recorder.rs"), &["fault: Some(\""]));
     assert_eq!(first_column(&format, "fault"), faults);
+}
+
+#[test]
+fn every_page_is_described_with_what_it_needs_and_takes() {
+    let text = read("docs/authorization.md");
+    let described = rows(&text, "page").into_iter().flat_map(|row| {
+        let (verb, takes) = (code(row[1])[0].to_owned(), code(row[2]).join(" "));
+        let entry = move |page: &str| (page.to_owned(), verb.clone(), takes.clone());
+        code(row[0]).into_iter().map(entry).collect::<Vec<_>>()
+    });
+    let expected = Page::ALL.iter().map(|page| {
+        let parameters = page.parameters();
+        let mut takes: Vec<String> =
+            parameters.exclude.iter().map(|name| format!("exclude={name}")).collect();
+        if parameters.serializable {
+            takes.extend(["serializable=true".to_owned(), "serializable=false".to_owned()]);
+        }
+        takes.extend(parameters.verbose.then(|| "verbose".to_owned()));
+        (page.path().to_owned(), page.verb().name().to_owned(), takes.join(" "))
+    });
+    assert_eq!(described.collect::<BTreeSet<_>>(), expected.collect());
 }
 
 #[test]

@@ -272,6 +272,8 @@ impl RecordedKey {
 pub enum Path {
     /// From the catalog.
     Known(&'static str),
+    /// A page of etcd's HTTP side, with the query that is sent.
+    Page(String),
     /// What a client said, cut to [`PATH_BYTES_MAX`].
     Unknown(String),
 }

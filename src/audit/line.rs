@@ -108,7 +108,7 @@ fn decision(line: &mut Line<'_>, event: &DecisionEvent) {
     }
     match &event.path {
         Path::Known(path) => line.text("rpc", path),
-        Path::Unknown(path) => line.text("path", path),
+        Path::Page(path) | Path::Unknown(path) => line.text("path", path),
     }
     match &event.verdict {
         Verdict::Allow(rules) => {

@@ -34,6 +34,8 @@ pub(super) struct RawAuthority {
 #[derive(Debug, Default)]
 pub(super) struct RawUpstream {
     pub(super) endpoints: Vec<Located<String>>,
+    /// Absent: the same as `endpoints`.
+    pub(super) http_endpoints: Option<Vec<Located<String>>>,
     pub(super) ca: Option<Located<String>>,
     pub(super) certificate: Option<Located<String>>,
     pub(super) key: Option<Located<String>>,
@@ -134,8 +136,12 @@ fn read_client(table: TableReader<'_>) -> RawClient {
 
 fn read_upstream(table: TableReader<'_>) -> RawUpstream {
     let endpoints = "for example endpoints = [\"https://127.0.0.1:12379\"]";
+    let http_endpoints = "leave it out when etcd serves HTTP at `upstream.endpoints`";
     let upstream = RawUpstream {
         endpoints: table.required_texts("endpoints", endpoints),
+        http_endpoints: table
+            .has("http_endpoints")
+            .then(|| table.required_texts("http_endpoints", http_endpoints)),
         ca: table.text("ca"),
         certificate: table.text("certificate"),
         key: table.text("key"),

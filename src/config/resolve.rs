@@ -155,8 +155,31 @@ impl Loader<'_> {
     }
 
     fn upstream(&self, raw: &RawUpstream) -> Option<upstream::Config> {
+        let endpoints = self.endpoints(&raw.endpoints);
+        let http_endpoints = raw
+            .http_endpoints
+            .as_ref()
+            .map_or_else(|| endpoints.clone(), |texts| self.endpoints(texts));
+        let mut all = endpoints.iter().chain(&http_endpoints);
+        let https = all.any(|endpoint| matches!(endpoint, Endpoint::Https { .. }));
+        let mut connector = None;
+        if https {
+            connector = self.connector(raw);
+        }
+        let usable = !endpoints.is_empty() && (!https || connector.is_some());
+        usable.then(|| upstream::Config {
+            endpoints,
+            http_endpoints,
+            connector,
+            connect_timeout: Duration::from_secs(raw.connect_timeout_seconds),
+            connections: number(raw.connections_per_core),
+            streams_per_connection: u32::try_from(raw.calls_per_connection).unwrap_or(u32::MAX),
+        })
+    }
+
+    fn endpoints(&self, texts: &[Located<String>]) -> Vec<Endpoint> {
         let mut endpoints = Vec::new();
-        for text in &raw.endpoints {
+        for text in texts {
             match Endpoint::parse(&text.value) {
                 Ok(endpoint) => endpoints.push(endpoint),
                 Err(error) => {
@@ -165,23 +188,13 @@ impl Loader<'_> {
                 }
             }
         }
-        let https = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Https { .. }));
-        let mut connector = None;
-        if https {
-            connector = self.connector(raw);
-        }
-        let usable = !endpoints.is_empty() && (!https || connector.is_some());
-        usable.then(|| upstream::Config {
-            endpoints,
-            connector,
-            connect_timeout: Duration::from_secs(raw.connect_timeout_seconds),
-            connections: number(raw.connections_per_core),
-            streams_per_connection: u32::try_from(raw.calls_per_connection).unwrap_or(u32::MAX),
-        })
+        endpoints
     }
 
     fn connector(&self, raw: &RawUpstream) -> Option<Connector> {
-        let location = raw.endpoints.first().map(|endpoint| endpoint.location.clone())?;
+        let mut texts = raw.endpoints.iter().chain(raw.http_endpoints.iter().flatten());
+        let https = texts.find(|endpoint| endpoint.value.starts_with("https:"));
+        let location = https.map(|endpoint| endpoint.location.clone())?;
         let Some(ca) = &raw.ca else {
             let hint = "ca = \"FILE\": without it nobody could tell etcd from an impostor";
             self.problems.error(

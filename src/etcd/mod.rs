@@ -6,6 +6,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod catalog;
+pub mod page;
 pub mod range;
 pub mod response;
 pub mod strict;
@@ -18,6 +19,7 @@ pub mod wire;
 pub mod pb;
 
 pub use catalog::Rpc;
+pub use page::{InvalidQuery, Page, PageRequest};
 pub use range::{ClientKey, KeyRange, RangeEnd, StoredKey};
 pub use strict::{CanonicalRequest, Malformed};
 pub use touch::{LeaseUse, Touch, Touches};

@@ -1,12 +1,13 @@
 //! May this principal do that? Source text -> compiled policy -> rights of a principal -> decision.
 //!
 //! Pure: no I/O, no clock, never awaits. Default deny; deny beats allow; only `decide` makes a
-//! [`Permit`].
+//! [`Permit`], and only `decide_http` an [`HttpPermit`].
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod compile;
 mod decide;
+mod http;
 mod intervals;
 pub mod lease;
 mod permit;
@@ -16,6 +17,7 @@ pub use compile::{Identification, NoPrincipal, Policy, Rights, RuleId};
 pub use decide::{
     Asker, Cause, Decision, Denial, decide, decide_touch, permit_look_up, permit_session_lease,
 };
+pub use http::{HttpDecision, HttpDenial, HttpPermit, decide_http};
 pub use lease::{FoundLeases, LeaseKeys};
 pub use permit::Permit;
 pub use source::{PolicySource, RuleSource};

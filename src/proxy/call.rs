@@ -46,6 +46,9 @@ pub(super) async fn serve<P>(
     mut respond: SendResponse<Bytes>,
     _place: P,
 ) {
+    if super::page::is_plain_http(&request) {
+        return super::page::http2::serve(core, client, call, request, respond).await;
+    }
     let _open = core.open_calls.open();
     let started = Instant::now();
     let (parts, mut body) = request.into_parts();

@@ -54,7 +54,7 @@ pub async fn serve<S>(
         let (calls, ending) = match accepted.protocol {
             Protocol::Http2 => http2::serve(&core, client, accepted.stream, draining).await,
             Protocol::Http1 => {
-                (http1::refuse_all(&core, client, accepted.stream).await, Ending::Http1)
+                (http1::serve(&core, client, accepted.stream, draining).await, Ending::Http1)
             }
         };
         core.metrics.count_ended_connection(ending.name());

@@ -1,62 +1,109 @@
-//! HTTP/1.1 on the client port. Nothing is served there yet: every request is recorded and refused.
+//! HTTP/1.1 on the client port: one request after the other, plain HTTP only, no upgrades.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::future::Future as _;
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
+use super::Core;
 use super::connection::Client;
-use super::{Core, Refusal, authorize};
+use super::page::{self, Cut, HttpRequest, PageBody};
 use crate::audit::CallId;
 
-/// Answers every request of the connection with 404 after recording it; how many there were.
-pub(super) async fn refuse_all(
+/// What hyper may keep of requests to come, and the most of one's head.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// How long after its deadline an answer may still be on its way out.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Serves the connection until it ends; how many requests there were. Between two of them it may be
+/// idle for as long as a handshake may take.
+pub(super) async fn serve(
     core: &Rc<Core>,
     client: Rc<Client>,
     stream: TlsStream<TcpStream>,
+    mut draining: watch::Receiver<bool>,
 ) -> u64 {
-    let calls = Rc::new(Cell::new(0_u64));
+    let calls = Cell::new(0_u64);
+    let cut = Cut::new("client_gone");
+    // hyper asks for a body only as the client takes it, so a client that takes nothing would
+    // outlive the deadline of its call.
+    let overdue = RefCell::new(Box::pin(tokio::time::sleep(core.limits.call_timeout)));
     let service = service_fn(|request: Request<Incoming>| {
         calls.set(calls.get() + 1);
         let call = CallId::new(client.connection, calls.get());
-        let (core, client) = (Rc::clone(core), Rc::clone(&client));
-        async move {
-            let path = request.uri().path();
-            let recorded =
-                authorize::record_refusal(&core, &client, call, path, &Refusal::UnknownPath).await;
-            let (status, text) = match recorded {
-                Ok(()) => (
-                    StatusCode::NOT_FOUND,
-                    "ringfence serves gRPC here (HTTP/2) and nothing else\n",
-                ),
-                Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the audit log takes no records\n"),
-            };
-            let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-            *response.status_mut() = status;
-            let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-            response.headers_mut().insert("content-type", plain);
-            response.headers_mut().insert("connection", HeaderValue::from_static("close"));
-            Ok::<_, Infallible>(response)
-        }
+        let started = Instant::now();
+        overdue.borrow_mut().as_mut().reset(started + core.limits.call_timeout + GRACE);
+        let (core, client, cut) = (core, &client, &cut);
+        async move { Ok::<_, Infallible>(answer(core, client, call, request, started, cut).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(core.limits.handshake_timeout)
-        .max_buf_size(64 * 1024)
-        .keep_alive(false)
+        .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    let bounded = tokio::time::timeout(core.limits.call_timeout, serving).await;
-    if let Ok(Err(error)) = bounded {
-        tracing::debug!(%error, "an HTTP/1.1 connection ended");
+    let mut serving = pin!(serving);
+    // Dropped before `serving`, which holds the page that is cut.
+    let _ending = Ending(&cut);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            biased;
+            served = serving.as_mut() => {
+                if let Err(error) = served {
+                    tracing::debug!(%error, "an HTTP/1.1 connection ended");
+                }
+                cut.say("client_gone");
+                return calls.get();
+            }
+            () = std::future::poll_fn(|context| overdue.borrow_mut().as_mut().poll(context)) => {
+                cut.say("timeout");
+                return calls.get();
+            }
+            _ = draining.wait_for(|draining| *draining), if !told => {
+                told = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
     }
-    calls.get()
+}
+
+async fn answer(
+    core: &Rc<Core>,
+    client: &Client,
+    call: CallId,
+    request: Request<Incoming>,
+    started: Instant,
+    cut: &Cut,
+) -> Response<PageBody> {
+    let has_body = !request.body().is_end_stream();
+    let (head, _unread) = request.into_parts();
+    let request = HttpRequest { call, head: &head, has_body, started };
+    let mut response = page::answer(core, client, request, cut).await;
+    // Behind a refused request nothing is looked for: who knows where it ends.
+    if response.body().is_ours() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Says of a page that is cut with its core, at the end of the drain time, that we did it.
+struct Ending<'a>(&'a Cut);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.say("aborted");
+    }
 }

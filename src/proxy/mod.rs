@@ -10,6 +10,7 @@ mod ending;
 mod guard;
 mod http1;
 mod http2;
+mod page;
 mod refuse;
 mod relay;
 mod reply;
@@ -33,7 +34,7 @@ use crate::etcd::response::Header;
 use crate::metrics::Metrics;
 use crate::policy::{LeaseKeys, Policy};
 use crate::tls::Acceptor;
-use crate::upstream::Pool;
+use crate::upstream::{HttpClient, Pool};
 
 /// The bounds of the client port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub struct Core {
     pub acceptor: Arc<Acceptor>,
     /// Connections to etcd.
     pub pool: Pool,
+    /// The way to etcd's pages.
+    pub http: HttpClient,
     /// What principals use of this core.
     pub shares: RefCell<Shares>,
     /// Bounds.

@@ -16,6 +16,7 @@ pub(super) struct Share {
     /// Open streams, whatever becomes of them; each has a task and so some memory.
     streams: Cell<u32>,
     calls: Cell<u32>,
+    pages: Cell<u32>,
     request_bytes: Cell<usize>,
 }
 
@@ -28,6 +29,7 @@ pub(super) struct StreamShare(Rc<Share>);
 pub(super) struct CallShare {
     share: Rc<Share>,
     bytes: usize,
+    is_page: bool,
 }
 
 impl Shares {
@@ -57,12 +59,23 @@ impl Share {
         let calls = self.calls.get();
         (calls < calls_max).then(|| {
             self.calls.set(calls + 1);
-            CallShare { share: Rc::clone(self), bytes: 0 }
+            CallShare { share: Rc::clone(self), bytes: 0, is_page: false }
         })
     }
 }
 
 impl CallShare {
+    /// Counts the call among the principal's pages too; false when it has too many under way.
+    pub(super) fn add_page(&mut self, pages_max: u32) -> bool {
+        let pages = self.share.pages.get();
+        if self.is_page || pages >= pages_max {
+            return false;
+        }
+        self.share.pages.set(pages + 1);
+        self.is_page = true;
+        true
+    }
+
     /// Counts bytes of the call's message; false when the principal has too many in memory.
     pub(super) fn add_bytes(&mut self, bytes: usize, bytes_max: usize) -> bool {
         let total = self.share.request_bytes.get().saturating_add(bytes);
@@ -99,6 +112,7 @@ impl Drop for CallShare {
     fn drop(&mut self) {
         let share = &self.share;
         share.calls.set(share.calls.get().saturating_sub(1));
+        share.pages.set(share.pages.get().saturating_sub(u32::from(self.is_page)));
         share.request_bytes.set(share.request_bytes.get().saturating_sub(self.bytes));
     }
 }
@@ -120,9 +134,13 @@ mod tests {
         drop(stream);
         assert!(other.stream(1).is_some());
         assert!(first.add_bytes(6, 10) && !first.add_bytes(5, 10));
+        assert!(first.add_page(1));
         drop((first, second));
         let mut third = one.call(2).unwrap();
         assert!(third.add_bytes(10, 10));
+        let mut fourth = other.call(2).unwrap();
+        assert!(third.add_page(1) && !fourth.add_page(1));
+        drop(fourth);
         let neighbour = shares.of(&Principal::new("neighbour", vec![]));
         assert!(neighbour.call(1).is_some());
         drop((one, other, third, neighbour));

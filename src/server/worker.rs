@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::policy::{LeaseKeys, Policy};
 use crate::proxy::{self, Advertise, Core, Limits, OpenCalls, Shares};
 use crate::tls::Acceptor;
-use crate::upstream::{self, Pool};
+use crate::upstream::{self, HttpClient, Pool};
 
 /// Sockets that may wait for a core.
 const SOCKETS_WAITING_MAX: usize = 256;
@@ -137,6 +137,7 @@ async fn serve(
         policy: shared.policy,
         recorder: shared.recorder,
         refusals: shared.refusals,
+        http: HttpClient::new(&shared.upstream, Arc::clone(&shared.metrics)),
         pool: Pool::new(shared.upstream, Arc::clone(&shared.metrics)),
         metrics: shared.metrics,
         acceptor: shared.acceptor,

@@ -47,6 +47,15 @@ impl Connector {
         Ok(Self { inner: TlsConnector::from(Arc::new(config)) })
     }
 
+    /// The same, without a word about which protocol is to be spoken: what a server that serves
+    /// both then speaks is HTTP/1.1.
+    #[must_use]
+    pub fn without_protocols(&self) -> Self {
+        let mut config = ClientConfig::clone(self.inner.config());
+        config.alpn_protocols.clear();
+        Self { inner: TlsConnector::from(Arc::new(config)) }
+    }
+
     /// Shakes hands.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::{Config, Endpoint};
 use crate::etcd::Rpc;
 use crate::metrics::Metrics;
+use crate::tls::Connector;
 
 /// What one reply may have under way before its client has taken it. A stopped reader holds this
 /// much memory and no more.
@@ -63,11 +64,13 @@ pub(super) enum ConnectError {
     Http2(#[from] h2::Error),
     #[error("{0}")]
     Uri(#[from] http::Error),
+    #[error("{0}")]
+    Http1(#[from] hyper::Error),
     #[error("no certificate material for https")]
     NoConnector,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 /// Connects within the deadline; the connection is driven by a task of this core.
@@ -81,12 +84,12 @@ pub(super) async fn connect(
     connected.unwrap_or(Err(ConnectError::Timeout))
 }
 
-async fn establish(
-    config: &Config,
+/// Opens the socket, and shakes hands where the endpoint is https.
+pub(super) async fn open(
     endpoint: &Endpoint,
-    metrics: &Arc<Metrics>,
-) -> Result<Connection, ConnectError> {
-    let stream: Box<dyn Stream> = match endpoint {
+    connector: Option<&Connector>,
+) -> Result<Box<dyn Stream>, ConnectError> {
+    Ok(match endpoint {
         Endpoint::Unix { path } => Box::new(UnixStream::connect(path).await?),
         Endpoint::Http { authority } => {
             let stream = TcpStream::connect(authority.as_str()).await?;
@@ -94,12 +97,20 @@ async fn establish(
             Box::new(stream)
         }
         Endpoint::Https { authority, name } => {
-            let connector = config.connector.as_ref().ok_or(ConnectError::NoConnector)?;
+            let connector = connector.ok_or(ConnectError::NoConnector)?;
             let stream = TcpStream::connect(authority.as_str()).await?;
             stream.set_nodelay(true)?;
             Box::new(connector.connect(name.clone(), stream).await?)
         }
-    };
+    })
+}
+
+async fn establish(
+    config: &Config,
+    endpoint: &Endpoint,
+    metrics: &Arc<Metrics>,
+) -> Result<Connection, ConnectError> {
+    let stream = open(endpoint, config.connector.as_ref()).await?;
     let streams = config.streams_per_connection;
     let per_stream = DATA_FRAMES_PER_STREAM * DATA_FRAME_OVERHEAD_BYTES;
     let (sender, connection) = Builder::new()

@@ -1,14 +1,16 @@
-//! The only way to etcd's client port. It sends what a permit holds, to a path from the catalog,
+//! The only way to etcd's client port. It sends what a permit holds, to a path from a table,
 //! and takes proof of the audit record with it.
 
 mod connection;
 pub mod endpoint;
 pub mod forward;
+pub mod http1;
 pub mod pool;
 pub mod stream;
 
 pub use endpoint::Endpoint;
 pub use forward::{ForwardError, Reply, forward};
+pub use http1::{HttpBody, HttpClient, HttpForwardError, HttpReply, forward_http};
 pub use pool::Pool;
 pub use stream::{Incoming, Next, Outgoing, open};
 
@@ -21,6 +23,8 @@ use crate::tls::Connector;
 pub struct Config {
     /// Members, tried in order.
     pub endpoints: Vec<Endpoint>,
+    /// Where members serve plain HTTP, tried in order; the same, unless their listeners are split.
+    pub http_endpoints: Vec<Endpoint>,
     /// For https endpoints.
     pub connector: Option<Connector>,
     /// How long a connection may take to come up.

@@ -14,6 +14,8 @@
 mod support;
 
 mod audit;
+mod http;
+mod http_outage;
 mod key_value;
 mod limits;
 mod malformed;

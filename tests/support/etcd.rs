@@ -12,6 +12,8 @@ pub struct Etcd {
     port: u16,
     peer_port: u16,
     metrics_port: u16,
+    /// Where it serves HTTP, when that is not where it serves gRPC.
+    http_port: Option<u16>,
     tls: Option<[PathBuf; 3]>,
 }
 
@@ -19,15 +21,22 @@ impl Etcd {
     /// With mutual TLS.
     pub fn start(version: &str, pki: &Pki) -> Self {
         let files = ["etcd-server.crt", "etcd-server.key", "kubernetes-ca.crt"];
-        Self::launch(version, Some(files.map(|file| pki.path(file))))
+        Self::launch(version, Some(files.map(|file| pki.path(file))), None)
     }
 
     /// In plain text, for tests that need speed and not the second handshake.
     pub fn start_plain(version: &str) -> Self {
-        Self::launch(version, None)
+        Self::launch(version, None, None)
     }
 
-    fn launch(version: &str, tls: Option<[PathBuf; 3]>) -> Self {
+    /// With mutual TLS, gRPC on one port and HTTP on another.
+    pub fn start_split(version: &str, pki: &Pki) -> Self {
+        let files = ["etcd-server.crt", "etcd-server.key", "kubernetes-ca.crt"];
+        let tls = files.map(|file| pki.path(file));
+        Self::launch(version, Some(tls), Some(free_port()))
+    }
+
+    fn launch(version: &str, tls: Option<[PathBuf; 3]>, http_port: Option<u16>) -> Self {
         let mut etcd = Self {
             child: None,
             folder: tempfile::tempdir().unwrap(),
@@ -35,6 +44,7 @@ impl Etcd {
             port: free_port(),
             peer_port: free_port(),
             metrics_port: free_port(),
+            http_port,
             tls,
         };
         etcd.restart();
@@ -42,8 +52,17 @@ impl Etcd {
     }
 
     pub fn endpoint(&self) -> String {
+        self.url(self.port)
+    }
+
+    /// Where it serves HTTP.
+    pub fn http_endpoint(&self) -> String {
+        self.url(self.http_port.unwrap_or(self.port))
+    }
+
+    fn url(&self, port: u16) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://127.0.0.1:{}", self.port)
+        format!("{scheme}://127.0.0.1:{port}")
     }
 
     /// Ends it at once, as a crash does.
@@ -71,6 +90,9 @@ impl Etcd {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+        if self.http_port.is_some() {
+            command.args(["--listen-client-http-urls", &self.http_endpoint()]);
+        }
         if let Some([certificate, key, ca]) = &self.tls {
             command.arg("--cert-file").arg(certificate).arg("--key-file").arg(key);
             command.arg("--trusted-ca-file").arg(ca).arg("--client-cert-auth");

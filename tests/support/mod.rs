@@ -2,6 +2,7 @@
 //! that can say anything. A missing etcd is a failure, never a skip.
 
 mod etcd;
+mod http1;
 mod pki;
 mod program;
 mod raw;
@@ -9,6 +10,7 @@ mod tap;
 pub mod wire;
 
 pub use etcd::Etcd;
+pub use http1::{Http1, HttpTap, Then, response_head};
 pub use pki::Pki;
 pub use program::Ringfence;
 pub use raw::{RawClient, Reply, framed};

@@ -22,7 +22,7 @@ roles = ["tenant"]
 name = "kubernetes"
 rules = [
   { prefix = "/registry/", allow = ["get", "list", "watch", "put", "delete"] },
-  { allow = ["compact", "lease", "status", "member.list"] },
+  { allow = ["compact", "lease", "status", "member.list", "version", "metrics"] },
 ]
 [[role]]
 name = "tenant"
@@ -31,6 +31,7 @@ rules = [
   { allow = ["lease"] },
   { key = "/tenants/${uri.path.2}/quota", deny = ["put", "delete"] },
   { prefix = "/inbox/", allow = ["put", "delete"] },
+  { allow = ["health"] },
 ]
 "#;
 
@@ -49,6 +50,27 @@ impl Ringfence {
 
     /// The same, with more lines in the config.
     pub fn start_with(pki: &Pki, endpoint: &str, more: &str) -> Self {
+        Self::start_before(pki, &format!("endpoints = [\"{endpoint}\"]"), more)
+    }
+
+    /// The same, with any lines that say where etcd is.
+    pub fn start_before(pki: &Pki, endpoints: &str, more: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
+        command.env("RUST_LOG", "debug");
+        Self::launch(pki, endpoints, "", more, command)
+    }
+
+    /// The same, quiet, with a small audit queue, and no file of it can grow beyond 64 KiB.
+    pub fn start_with_small_files(pki: &Pki, endpoint: &str) -> Self {
+        let mut command = Command::new("sh");
+        // An ignored SIGXFSZ is inherited: a write fails instead of ending the process.
+        let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\"";
+        command.args(["-c", script, env!("CARGO_BIN_EXE_ringfence")]).env("RUST_LOG", "error");
+        let endpoints = format!("endpoints = [\"{endpoint}\"]");
+        Self::launch(pki, &endpoints, "queue_bytes = 65536\nwait_seconds = 0", "", command)
+    }
+
+    fn launch(pki: &Pki, endpoints: &str, audit: &str, more: &str, mut command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, admin_port) = (free_port(), free_port());
         let pki_folder = pki.path("");
@@ -73,12 +95,13 @@ test = ["https://ringfence.example:2379"]
 [leases]
 keys = "lease-keys"
 [upstream]
-endpoints = ["{endpoint}"]
+{endpoints}
 ca = "{pki_folder}/kubernetes-ca.crt"
 certificate = "{pki_folder}/ringfence-client.crt"
 key = "{pki_folder}/ringfence-client.key"
 [audit]
 directory = "audit"
+{audit}
 [admin]
 listen = "127.0.0.1:{admin_port}"
 [policy]
@@ -88,10 +111,9 @@ files = ["policy.toml"]
         );
         fs::write(folder.path().join("ringfence.toml"), config).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ringfence"))
+        let child = command
             .args(["serve", "--config"])
             .arg(folder.path().join("ringfence.toml"))
-            .env("RUST_LOG", "debug")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

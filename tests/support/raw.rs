@@ -18,6 +18,10 @@ pub struct RawClient {
 /// What came back.
 #[derive(Debug, Default)]
 pub struct Reply {
+    pub http_status: u16,
+    pub headers: HeaderMap,
+    /// The stream was reset.
+    pub broken: bool,
     pub grpc_status: Option<u16>,
     pub grpc_message: String,
     /// The DATA as it came, frames and all.
@@ -83,6 +87,33 @@ impl RawClient {
         self.send(request.body(()).unwrap(), data).await
     }
 
+    /// Plain HTTP, as curl speaks it.
+    pub async fn get(&self, path: &str) -> Reply {
+        self.http(Method::GET, path, &[], Bytes::new()).await
+    }
+
+    /// Plain HTTP with any method, headers and DATA.
+    pub async fn http(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        data: Bytes,
+    ) -> Reply {
+        let mut request = Request::builder().method(method).uri(uri(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(()).unwrap(), data).await
+    }
+
+    /// Asks for a page and does not read it; what is returned holds the stream open.
+    pub async fn get_and_stop_reading(&self, path: &str) -> http::Response<h2::RecvStream> {
+        let request = Request::builder().uri(uri(path)).body(()).unwrap();
+        let mut sender = self.sender.clone().ready().await.unwrap();
+        sender.send_request(request, true).unwrap().0.await.unwrap()
+    }
+
     /// Any request, any DATA.
     pub async fn send(&self, request: Request<()>, data: Bytes) -> Reply {
         let exchange = self.exchange(request, data);
@@ -102,7 +133,13 @@ impl RawClient {
         };
         let mut reply = Reply::default();
         reply.read_status(&head.headers);
-        while let Some(Ok(chunk)) = body.data().await {
+        reply.http_status = head.status.as_u16();
+        reply.headers = head.headers;
+        while let Some(chunk) = body.data().await {
+            let Ok(chunk) = chunk else {
+                reply.broken = true;
+                break;
+            };
             body.flow_control().release_capacity(chunk.len()).unwrap();
             reply.data.extend_from_slice(&chunk);
         }
