@@ -159,12 +159,12 @@ pub struct DecisionEvent {
 pub enum Path {
     /// From the catalog.
     Known(&'static str),
-    /// What a client said, cut to [`PATH_BYTES_MAX`].
+    /// What a client said, cut to [`PATH_CHARS_MAX`].
     Unknown(String),
 }
 
-/// The most bytes of an unknown path that are kept.
-pub const PATH_BYTES_MAX: usize = 256;
+/// The most characters of an unknown path that are kept.
+pub const PATH_CHARS_MAX: usize = 64;
 
 /// What was decided.
 #[derive(Clone, Debug)]
@@ -215,9 +215,9 @@ impl Record {
                 BASE + keys + decision.touches.len() * 96
             }
             Event::ConnectionOpen { .. } => BASE * 8,
+            Event::ConnectionRefused { detail, .. } => BASE + detail.len(),
             Event::ProcessStart { .. }
             | Event::ProcessStop
-            | Event::ConnectionRefused { .. }
             | Event::ConnectionClose { .. }
             | Event::Outcome { .. }
             | Event::StreamEnd { .. } => BASE,
