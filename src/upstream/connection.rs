@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use h2::Ping;
 use h2::client::{Builder, SendRequest};
 use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -55,8 +56,10 @@ impl Uris {
 /// Why a connection did not come up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("no connection in time")]
+    #[error("no answer in time")]
     Timeout,
+    #[error("it ended the connection without an answer ({error}); {hint}")]
+    NoAnswer { error: String, hint: &'static str },
     #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("{0}")]
@@ -70,7 +73,8 @@ pub(super) enum ConnectError {
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
-/// Connects within the deadline; the connection is driven by a task of this core.
+/// Connects within the deadline, to a member that answers; the connection is driven by a task of this
+/// core.
 pub(super) async fn connect(
     config: &Config,
     endpoint: &Endpoint,
@@ -100,17 +104,8 @@ async fn establish(
             Box::new(connector.connect(name.clone(), stream).await?)
         }
     };
-    let streams = config.streams_per_connection;
-    let per_stream = DATA_FRAMES_PER_STREAM * DATA_FRAME_OVERHEAD_BYTES;
-    let (sender, connection) = Builder::new()
-        .enable_push(false)
-        .initial_window_size(STREAM_WINDOW_BYTES)
-        // One stopped reader must not take the window of all.
-        .initial_connection_window_size(STREAM_WINDOW_BYTES.saturating_mul(streams + 1))
-        .max_send_buffer_size(256 * 1024)
-        .data_frame_budget(per_stream.saturating_mul(streams as usize))
-        .handshake(stream)
-        .await?;
+    let (sender, mut connection) = handshake(config, stream).await?;
+    await_first_word(&mut connection, endpoint).await?;
     let alive = Rc::new(Cell::new(true));
     let for_task = Rc::clone(&alive);
     let metrics = Arc::clone(metrics);
@@ -125,4 +120,40 @@ async fn establish(
     });
     let uris = Rc::new(Uris::new(endpoint)?);
     Ok(Connection { sender, in_flight: Rc::default(), alive, uris })
+}
+
+type Http2 = (SendRequest<Bytes>, h2::client::Connection<Box<dyn Stream>, Bytes>);
+
+async fn handshake(config: &Config, stream: Box<dyn Stream>) -> Result<Http2, h2::Error> {
+    let calls = config.calls_per_connection;
+    let per_stream = DATA_FRAMES_PER_STREAM * DATA_FRAME_OVERHEAD_BYTES;
+    Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        // One stopped reader must not take the window of all.
+        .initial_connection_window_size(STREAM_WINDOW_BYTES.saturating_mul(calls + 1))
+        .max_send_buffer_size(256 * 1024)
+        .data_frame_budget(per_stream.saturating_mul(calls as usize))
+        .handshake(stream)
+        .await
+}
+
+/// Waits until etcd has answered a PING. Up to here only we have spoken: in TLS 1.3 a server refuses
+/// our certificate after the handshake, and one that speaks another protocol says so later still.
+async fn await_first_word(
+    connection: &mut h2::client::Connection<Box<dyn Stream>, Bytes>,
+    endpoint: &Endpoint,
+) -> Result<(), ConnectError> {
+    let ended = match connection.ping_pong() {
+        None => Ok(()),
+        Some(mut pings) => tokio::select! {
+            pong = pings.ping(Ping::opaque()) => match pong {
+                Ok(_) => return Ok(()),
+                Err(error) => Err(error),
+            },
+            ended = connection => ended,
+        },
+    };
+    let error = ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned());
+    Err(ConnectError::NoAnswer { error, hint: endpoint.hint() })
 }

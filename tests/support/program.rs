@@ -49,6 +49,11 @@ impl Ringfence {
 
     /// The same, with more lines in the config.
     pub fn start_with(pki: &Pki, endpoint: &str, more: &str) -> Self {
+        Self::start_before(pki, &format!("endpoints = [\"{endpoint}\"]"), more)
+    }
+
+    /// The same, with lines of its own in `[upstream]`.
+    pub fn start_before(pki: &Pki, upstream: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, admin_port) = (free_port(), free_port());
         let pki_folder = pki.path("");
@@ -73,7 +78,7 @@ test = ["https://ringfence.example:2379"]
 [leases]
 keys = "lease-keys"
 [upstream]
-endpoints = ["{endpoint}"]
+{upstream}
 ca = "{pki_folder}/kubernetes-ca.crt"
 certificate = "{pki_folder}/ringfence-client.crt"
 key = "{pki_folder}/ringfence-client.key"
@@ -123,8 +128,17 @@ files = ["policy.toml"]
 
     /// Sends SIGTERM and waits.
     pub fn stop(&mut self) -> ExitStatus {
-        let signalled = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        self.signal("TERM");
+        self.wait()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let process = self.child.id().to_string();
+        let signalled = Command::new("kill").args(["-s", name, &process]).status().unwrap();
         assert!(signalled.success());
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         wait_for("the end of ringfence", || {
             status = self.child.try_wait().unwrap();
