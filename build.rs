@@ -1,5 +1,5 @@
 //! Compiles `proto/` with protox (no protoc needed) and writes two files into OUT_DIR: the prost
-//! messages, and `wire_shapes.rs`, the table the strict decoder walks (see `src/etcd/wire.rs`).
+//! messages, and `wire_shapes.rs`, the table the strict decoder walks (see `src/etcd/wire/mod.rs`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

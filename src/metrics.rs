@@ -128,7 +128,7 @@ impl Default for Metrics {
         );
         registry.register_with_unit(
             "forward_duration",
-            "From the decision to the end of the reply, for forwarded calls",
+            "From the head of the request to the end of the reply, for forwarded calls",
             Unit::Seconds,
             metrics.latency.clone(),
         );
@@ -159,7 +159,7 @@ impl Metrics {
         self.connections_ended.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// Notes how long a forwarded call took.
+    /// Notes how long a forwarded call took, from the head of its request to the end of its reply.
     pub fn observe_forward(&self, latency: Duration) {
         self.latency.observe(latency.as_secs_f64());
     }

@@ -274,12 +274,12 @@ pub enum Path {
     Known(&'static str),
     /// A page of etcd's HTTP side, with the query that is sent.
     Page(String),
-    /// What a client said, cut to [`PATH_BYTES_MAX`].
+    /// What a client said, cut to [`PATH_CHARS_MAX`].
     Unknown(String),
 }
 
-/// The most bytes of an unknown path that are kept.
-pub const PATH_BYTES_MAX: usize = 256;
+/// The most characters of an unknown path that are kept.
+pub const PATH_CHARS_MAX: usize = 64;
 
 /// What was decided.
 #[derive(Clone, Debug)]
@@ -327,9 +327,9 @@ impl Record {
         match &self.event {
             Event::Decision(decision) => BASE + decision.touches.weight_bytes(),
             Event::ConnectionOpen { .. } => BASE * 8,
+            Event::ConnectionRefused { detail, .. } => BASE + detail.len(),
             Event::ProcessStart { .. }
             | Event::ProcessStop
-            | Event::ConnectionRefused { .. }
             | Event::ConnectionClose { .. }
             | Event::Outcome { .. }
             | Event::StreamEnd { .. } => BASE,

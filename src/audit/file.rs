@@ -25,7 +25,7 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    /// Makes `audit-<seconds>-<process id>.jsonl` in the folder.
+    /// Makes `audit-<milliseconds>-<process id>.jsonl` in the folder.
     pub(super) fn create(directory: &Path, now: Duration) -> Result<(Self, PathBuf), FileError> {
         let fault = |path: &Path| {
             let path = path.to_owned();

@@ -13,8 +13,8 @@ use super::event::Event;
 const SOURCES_MAX: usize = 256;
 /// How often counts are recorded.
 const FLUSH_EVERY: Duration = Duration::from_secs(10);
-/// The most bytes of a detail that are kept.
-const DETAIL_BYTES_MAX: usize = 200;
+/// The most characters of a detail that are kept: a subject and what was said about it.
+const DETAIL_CHARS_MAX: usize = 200;
 
 /// Counts of refusals since the last flush.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ impl RefusalFold {
         let count = self.counts.entry(key).or_default();
         *count += 1;
         let first = *count == 1;
-        let detail: String = detail.chars().take(DETAIL_BYTES_MAX / 4).collect();
+        let detail: String = detail.chars().take(DETAIL_CHARS_MAX).collect();
         first.then_some(Event::ConnectionRefused { source: key.0, reason, detail, count: 1 })
     }
 

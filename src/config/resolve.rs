@@ -173,7 +173,7 @@ impl Loader<'_> {
             connector,
             connect_timeout: Duration::from_secs(raw.connect_timeout_seconds),
             connections: number(raw.connections_per_core),
-            streams_per_connection: u32::try_from(raw.calls_per_connection).unwrap_or(u32::MAX),
+            calls_per_connection: u32::try_from(raw.calls_per_connection).unwrap_or(u32::MAX),
         })
     }
 

@@ -96,12 +96,6 @@ impl StoreVerb {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|verb| verb.name() == name)
     }
-
-    /// A bit of its own, for sets of store verbs.
-    #[must_use]
-    pub const fn bit(self) -> u32 {
-        1 << self as u32
-    }
 }
 
 impl fmt::Display for StoreVerb {

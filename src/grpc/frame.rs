@@ -52,8 +52,8 @@ impl MessageReader {
         Self { message_bytes_max, chunks: Chunks::None }
     }
 
-    /// Takes the next DATA. Nothing is allocated on the word of a length prefix (attack case 117):
-    /// the buffer grows with what has really come.
+    /// Takes the next DATA. Nothing is allocated on the word of a length prefix, or five bytes could
+    /// cost us a gigabyte: the buffer grows with what has really come.
     ///
     /// # Errors
     /// As soon as the bytes cannot be one message within the bounds.

@@ -125,12 +125,12 @@ fn texts<'a>(
     Ok(texts)
 }
 
-/// The most bytes of a name that are written to logs and records.
-const NAME_BYTES_MAX: usize = 512;
+/// The most characters of a name that are written to logs and records.
+const NAME_CHARS_MAX: usize = 128;
 
 fn name_for_people(name: &X509Name<'_>) -> String {
     let text = name.to_string();
-    text.chars().take(NAME_BYTES_MAX / 4).collect()
+    text.chars().take(NAME_CHARS_MAX).collect()
 }
 
 fn ip_address(bytes: &[u8]) -> Option<IpAddr> {

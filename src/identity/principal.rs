@@ -125,12 +125,6 @@ impl Principal {
         Self { identity: identity.to_owned(), captures }
     }
 
-    /// The identity's name in the policy.
-    #[must_use]
-    pub fn identity(&self) -> &str {
-        &self.identity
-    }
-
     /// The identity's name, then the name and value of each capture, in a fixed order.
     pub fn parts(&self) -> impl Iterator<Item = &str> {
         let captures = self.captures.iter().flat_map(|(name, value)| [name.as_str(), value]);

@@ -10,7 +10,7 @@ use super::connection::{Client, Identified};
 use super::refuse::{audit_unavailable, forward_failed, permission_denied};
 use super::reply::collect;
 use super::{Core, Refusal};
-use crate::audit::event::{DecisionEvent, PATH_BYTES_MAX, Path};
+use crate::audit::event::{DecisionEvent, PATH_CHARS_MAX, Path};
 use crate::audit::{
     CallId, Event, Outcome, Record, Recorded, RecordedTouches, Unavailable, Verdict,
 };
@@ -187,7 +187,7 @@ pub(super) fn refusal_record(
     let known = Rpc::from_path(path);
     core.metrics.count_request(known, metrics::Verdict::Refuse);
     let path = known.map_or_else(
-        || Path::Unknown(path.chars().take(PATH_BYTES_MAX / 4).collect()),
+        || Path::Unknown(path.chars().take(PATH_CHARS_MAX).collect()),
         |rpc| Path::Known(rpc.path()),
     );
     record(Event::Decision(DecisionEvent {

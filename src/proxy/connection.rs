@@ -69,9 +69,10 @@ pub async fn serve<S>(
 
 fn note_refusal(core: &Core, source: SocketAddr, refusal: &HandshakeRefusal) {
     core.metrics.count_refused_handshake(refusal.reason);
-    let subject = refusal.leaf.as_ref().and_then(|leaf| CertificateFacts::read(leaf).ok());
-    let detail = match subject {
-        Some(facts) => format!("{} ({})", refusal.detail, facts.subject),
+    let facts = refusal.leaf.as_ref().and_then(|leaf| CertificateFacts::read(leaf).ok());
+    let detail = match facts {
+        // The subject first: it is bounded, and the end may be cut.
+        Some(facts) => format!("subject `{}`: {}", facts.subject, refusal.detail),
         None => refusal.detail.clone(),
     };
     let mut fold = core.refusals.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::authorize::Asking;
 use super::refuse::{forward_failed, timed_out};
 use super::reply::{Rewrite, Whole, collect};
-use super::respond::{answer, copy_status, response_head};
+use super::respond::{Told, answer, copy_status, response_head};
 use crate::audit::{Outcome, Recorded};
 use crate::etcd::response::ResponseScan;
 use crate::grpc::Status;
@@ -23,7 +23,7 @@ use crate::upstream::{ForwardError, Reply, forward, forward::send_all};
 struct Progress {
     scan: ResponseScan,
     response_bytes: u64,
-    status: Option<u16>,
+    told: Option<Told>,
     /// The client has the head of the reply; a status now needs trailers.
     body: Option<SendStream<Bytes>>,
 }
@@ -52,7 +52,7 @@ pub(super) async fn run(
     let mut progress = Progress {
         scan: ResponseScan::new(permit.rpc()),
         response_bytes: 0,
-        status: None,
+        told: None,
         body: None,
     };
     let relaying = relay(asking, &permit, &recorded, &mut respond, &mut progress);
@@ -61,7 +61,7 @@ pub(super) async fn run(
         None => Ok(relaying.await),
     };
     let fault = match ended {
-        Ok(Ok(())) => None,
+        Ok(Ok(())) => progress.told.and_then(|told| told.fault),
         Ok(Err(RelayError::ClientGone)) => Some("client_gone"),
         Ok(Err(RelayError::Forward(error))) => {
             let (status, fault) = forward_failed(&error);
@@ -79,7 +79,7 @@ pub(super) async fn run(
         }
     };
     recorded.finish(Outcome {
-        status: progress.status,
+        status: progress.told.map(|told| told.status),
         fault,
         facts: progress.scan.facts(),
         response_bytes: progress.response_bytes,
@@ -156,7 +156,7 @@ async fn pass_through(
     }
     let trailers = reply.body.trailers().await.map_err(ForwardError::Broken)?;
     let mut sent = HeaderMap::new();
-    progress.status = copy_status(&trailers.unwrap_or_default(), &mut sent);
+    progress.told = Some(copy_status(&trailers.unwrap_or_default(), &mut sent));
     stream.send_trailers(sent).map_err(|_| RelayError::ClientGone)
 }
 
@@ -182,7 +182,7 @@ async fn rewritten(
     let stream = progress.body.insert(stream.map_err(|_| RelayError::ClientGone)?);
     send_all(stream, message, false).await.map_err(|_| RelayError::ClientGone)?;
     let mut sent = HeaderMap::new();
-    progress.status = copy_status(&whole.trailers, &mut sent);
+    progress.told = Some(copy_status(&whole.trailers, &mut sent));
     stream.send_trailers(sent).map_err(|_| RelayError::ClientGone)
 }
 
@@ -193,13 +193,13 @@ fn finish(
     trailers: &HeaderMap,
 ) -> Result<(), RelayError> {
     let mut head = response_head();
-    progress.status = copy_status(trailers, head.headers_mut());
+    progress.told = Some(copy_status(trailers, head.headers_mut()));
     respond.send_response(head, true).map(drop).map_err(|_| RelayError::ClientGone)
 }
 
 /// Ends a call with a status of our own, wherever its reply stands.
 fn end(respond: &mut SendResponse<Bytes>, progress: &mut Progress, status: &Status) {
-    progress.status = Some(status.code as u16);
+    progress.told = Some(Told { status: status.code as u16, fault: None });
     match &mut progress.body {
         None => answer(respond, status),
         Some(stream) => {

@@ -20,18 +20,27 @@ pub(super) fn response_head() -> Response<()> {
     response
 }
 
-/// Copies etcd's status; a reply without one is told to be an internal error. Nothing else of
-/// etcd's trailers travels on.
-pub(super) fn copy_status(from: &HeaderMap, to: &mut HeaderMap) -> Option<u16> {
-    let Some(status) = from.get("grpc-status") else {
+/// The status that a client got with etcd's reply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) status: u16,
+    /// Why it is not etcd's own: a name for the record.
+    pub(super) fault: Option<&'static str>,
+}
+
+/// Copies etcd's status; a reply without one, or with one that is no number, is told to be an internal
+/// error. Nothing else of etcd's trailers travels on.
+pub(super) fn copy_status(from: &HeaderMap, to: &mut HeaderMap) -> Told {
+    let status = from.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
+    let Some(status) = status else {
         Status::new(Code::Internal, "ringfence: etcd's reply has no status").write(to);
-        return Some(Code::Internal as u16);
+        return Told { status: Code::Internal as u16, fault: Some("no_status") };
     };
-    to.insert("grpc-status", status.clone());
+    to.insert("grpc-status", HeaderValue::from(status));
     for name in ["grpc-message", "grpc-status-details-bin"] {
         if let Some(value) = from.get(name) {
             to.insert(name, value.clone());
         }
     }
-    status.to_str().ok().and_then(|status| status.parse().ok())
+    Told { status, fault: None }
 }

@@ -375,7 +375,9 @@ impl Stream<'_> {
     /// Passes etcd's status on.
     fn finish(&mut self, trailers: &HeaderMap) -> Result<(), Ended> {
         let mut sent = HeaderMap::new();
-        self.end.status = copy_status(trailers, &mut sent);
+        let told = copy_status(trailers, &mut sent);
+        self.end.status = Some(told.status);
+        self.end.fault = told.fault;
         let gone = |_| Ended::ClientGone;
         if let Some(responses) = &mut self.responses {
             return responses.send_trailers(sent).map_err(gone);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
@@ -22,7 +22,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::tls::Acceptor;
-use crate::upstream::Pool;
+use crate::upstream::{Pool, Reachability};
 
 /// How often counters that live elsewhere are copied and folded refusals are recorded.
 const TICK: Duration = Duration::from_secs(1);
@@ -80,6 +80,9 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
     note(&recorder, Event::ProcessStart { version, identities, rules });
     let refusals = Arc::new(Mutex::new(RefusalFold::default()));
     let (drain, draining) = watch::channel(false);
+    let (cut, cutting) = watch::channel(false);
+    let mut signals = Signals::new()?;
+    let reachability = Arc::new(Reachability::new(&config.upstream));
     let shared = worker::Shared {
         policy: Arc::new(config.policy),
         recorder: recorder.clone(),
@@ -87,16 +90,18 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
         metrics: Arc::clone(&metrics),
         acceptor: Arc::new(acceptor),
         upstream: config.upstream.clone(),
+        reachability: Arc::clone(&reachability),
         limits: config.limits.clone(),
         leases: Arc::new(leases),
         advertise: Arc::new(config.advertise),
         draining: draining.clone(),
+        cutting,
     };
     let workers = worker::start(config.cores, &shared)?;
     let admin = Admin {
         metrics: Arc::clone(&metrics),
         recorder: recorder.clone(),
-        pool: Pool::new(config.upstream, Arc::clone(&metrics)),
+        pool: Pool::new(config.upstream, Arc::clone(&metrics), reachability),
         draining,
     };
     let admin = tokio::task::spawn_local(admin::serve(admin_listener, Rc::new(admin)));
@@ -110,26 +115,66 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
         rules,
         "serving"
     );
-    until_told_to_end(|| tick(&recorder, &metrics, &refusals)).await?;
-    tracing::info!("ending: no new connections, open calls may finish");
+    let now_and_then = || tick(&recorder, &metrics, &refusals);
+    let signal = meanwhile(now_and_then, signals.next()).await;
+    tracing::info!(signal, "ending: no new connections, open calls may finish");
     accepting.abort();
     drain.send_replace(true);
-    let clean = workers.join(config.limits.drain_timeout).await;
+    let joining = join(workers, config.limits.drain_timeout, &mut signals, &cut);
+    let clean = meanwhile(now_and_then, joining).await;
     admin.abort();
-    tick(&recorder, &metrics, &refusals);
+    now_and_then();
     note(&recorder, Event::ProcessStop);
     writer.close()?;
+    tracing::info!(clean, "ended");
     Ok(clean)
 }
 
-/// Waits for SIGTERM or SIGINT, and does what must be done now and then.
-async fn until_told_to_end(now_and_then: impl Fn()) -> Result<(), ServeError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// Waits until every call has ended; a second signal cuts those that are open.
+async fn join(
+    workers: worker::Workers,
+    drain_timeout: Duration,
+    signals: &mut Signals,
+    cut: &watch::Sender<bool>,
+) -> bool {
+    let mut joining = std::pin::pin!(workers.join(drain_timeout));
+    tokio::select! {
+        clean = &mut joining => return clean,
+        signal = signals.next() => {
+            tracing::warn!(signal, "ending at once: told a second time");
+            cut.send_replace(true);
+        }
+    }
+    joining.await
+}
+
+/// The signals that end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Waits, and does in between what must be done now and then.
+async fn meanwhile<T>(now_and_then: impl Fn(), awaited: impl Future<Output = T>) -> T {
+    let mut awaited = std::pin::pin!(awaited);
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            done = &mut awaited => return done,
             () = tokio::time::sleep(TICK) => now_and_then(),
         }
     }

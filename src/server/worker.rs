@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::policy::{LeaseKeys, Policy};
 use crate::proxy::{self, Advertise, Core, Limits, OpenCalls, Shares};
 use crate::tls::Acceptor;
-use crate::upstream::{self, HttpClient, Pool};
+use crate::upstream::{self, HttpClient, Pool, Reachability};
 
 /// Sockets that may wait for a core.
 const SOCKETS_WAITING_MAX: usize = 256;
@@ -35,10 +35,13 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) acceptor: Arc<Acceptor>,
     pub(super) upstream: upstream::Config,
+    pub(super) reachability: Arc<Reachability>,
     pub(super) limits: Limits,
     pub(super) leases: Arc<LeaseKeys>,
     pub(super) advertise: Arc<Advertise>,
     pub(super) draining: watch::Receiver<bool>,
+    /// Turns true when calls that are still open are to be cut.
+    pub(super) cutting: watch::Receiver<bool>,
 }
 
 /// A socket on its way to a core, with the places it takes.
@@ -138,7 +141,7 @@ async fn serve(
         recorder: shared.recorder,
         refusals: shared.refusals,
         http: HttpClient::new(&shared.upstream, Arc::clone(&shared.metrics)),
-        pool: Pool::new(shared.upstream, Arc::clone(&shared.metrics)),
+        pool: Pool::new(shared.upstream, Arc::clone(&shared.metrics), shared.reachability),
         metrics: shared.metrics,
         acceptor: shared.acceptor,
         shares: RefCell::new(Shares::default()),
@@ -166,12 +169,13 @@ async fn serve(
             _ = draining.wait_for(|draining| *draining) => break,
         }
     }
-    drain(&core, &mut serving).await
+    drain(&core, &mut serving, shared.cutting).await
 }
 
-/// Lets open calls finish, at most for the drain time; true when none was cut. A client that holds
-/// an idle connection and does not answer our GOAWAY holds up nobody for longer than the grace.
-async fn drain(core: &Core, serving: &mut JoinSet<()>) -> bool {
+/// Lets open calls finish, at most for the drain time and until `cutting` turns true; true when none
+/// was cut. A client that holds an idle connection and does not answer our GOAWAY holds up nobody for
+/// longer than the grace.
+async fn drain(core: &Core, serving: &mut JoinSet<()>, cutting: watch::Receiver<bool>) -> bool {
     let deadline = Instant::now() + core.limits.drain_timeout;
     let grace = Instant::now() + IDLE_GRACE.min(core.limits.drain_timeout);
     loop {
@@ -184,15 +188,14 @@ async fn drain(core: &Core, serving: &mut JoinSet<()>) -> bool {
             () = tokio::time::sleep(Duration::from_millis(10)) => {}
         }
         let open = core.open_calls.count();
-        if open == 0 && Instant::now() >= grace {
+        let cut = *cutting.borrow();
+        if open == 0 && (cut || Instant::now() >= grace) {
             return true;
         }
-        if Instant::now() >= deadline {
-            tracing::warn!(
-                open,
-                "calls were still open at the end of the drain time; they are cut"
-            );
-            return open == 0;
+        if cut || Instant::now() >= deadline {
+            let why = if cut { "told to end at once" } else { "the drain time is over" };
+            tracing::warn!(open, why, "calls were still open; they are cut");
+            return false;
         }
     }
 }

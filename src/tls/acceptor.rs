@@ -134,7 +134,7 @@ impl Acceptor {
     }
 
     /// A config per connection, because its verifier is. Resumption stays off: a resumed session
-    /// never calls the verifier, so a revoked certificate would come back (attack case 138).
+    /// never calls the verifier, so a ticket would outlive the certificate it was given for.
     fn config(&self, verifier: ConnectionVerifier) -> Result<ServerConfig, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?

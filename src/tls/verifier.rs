@@ -63,8 +63,8 @@ impl Authorities {
         Ok(Self { verifiers, hints })
     }
 
-    /// The one CA under which the chain verifies. The error of the last CA is as good as any: what
-    /// the client is told is an alert, what the operator is told names the certificate.
+    /// The one CA under which the chain verifies. When none vouches, the error is the first that says
+    /// more than "unknown issuer", if one does.
     ///
     /// # Errors
     /// When no CA vouches, or two do.

@@ -96,6 +96,14 @@ impl Endpoint {
             Self::Http { .. } | Self::Unix { .. } => "http",
         }
     }
+
+    /// What to look at when it takes a connection and ends it.
+    pub(super) const fn hint(&self) -> &'static str {
+        match self {
+            Self::Https { .. } => "does it accept `upstream.certificate`?",
+            Self::Http { .. } | Self::Unix { .. } => "does it speak HTTP/2 without TLS?",
+        }
+    }
 }
 
 impl std::fmt::Display for Endpoint {

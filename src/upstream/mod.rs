@@ -6,12 +6,14 @@ pub mod endpoint;
 pub mod forward;
 pub mod http1;
 pub mod pool;
+pub mod reachability;
 pub mod stream;
 
 pub use endpoint::Endpoint;
 pub use forward::{ForwardError, Reply, forward};
 pub use http1::{HttpBody, HttpClient, HttpForwardError, HttpReply, forward_http};
 pub use pool::Pool;
+pub use reachability::Reachability;
 pub use stream::{Incoming, Next, Outgoing, open};
 
 use std::time::Duration;
@@ -32,5 +34,5 @@ pub struct Config {
     /// The most connections per core.
     pub connections: usize,
     /// The most calls on one connection at a time.
-    pub streams_per_connection: u32,
+    pub calls_per_connection: u32,
 }

@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::support::{Etcd, Pki, RawClient, Ringfence, Tap, framed, http_get, wait_for};
+use crate::support::{
+    Etcd, Pki, RawClient, Ringfence, Tap, framed, http_get, silent_member, wait_for,
+};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -50,6 +52,9 @@ async fn without_a_good_certificate_there_is_no_handshake() {
         refused.map(|record| record["count"].as_u64().unwrap()).sum()
     };
     assert_eq!((count("no_certificate"), count("certificate_refused")), (1, 3));
+    let records = ringfence.records();
+    let first = records.iter().find(|record| record["reason"] == "certificate_refused").unwrap();
+    assert_eq!(first["detail"], "subject `CN=acme`: invalid peer certificate: UnknownIssuer");
     assert!(tap.take().is_empty());
 }
 
@@ -139,6 +144,32 @@ async fn sigterm_drains_and_flushes() {
         assert_eq!(record["seq"], position + 1);
     }
     assert!(records.iter().any(|record| record["type"] == "outcome" && record["status"] == 0));
+    let log = ringfence.log();
+    assert!(log.contains("SIGTERM") && log.contains("ended"), "{log}");
+}
+
+/// A second signal does not wait for calls: they are cut, recorded, and the exit code is 1.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_the_drain() {
+    let pki = Pki::make();
+    let (_silent, endpoint) = silent_member();
+    let upstream = format!("endpoints = [\"{endpoint}\"]\nconnect_timeout_seconds = 60");
+    let limits = "[limits]\ndrain_timeout_seconds = 3600\ncall_timeout_seconds = 3600\n";
+    let mut ringfence = Ringfence::start_before(&pki, &upstream, limits);
+    let client = RawClient::connect(&pki, "acme", ringfence.port).await;
+    tokio::spawn(async move {
+        // Cut: it never gets an answer.
+        client.unary_bytes("/etcdserverpb.KV/Range", b"\x0a\x0f/tenants/acme/x").await
+    });
+    let allowed = "requests_total{rpc=\"/etcdserverpb.KV/Range\",verdict=\"allow\"} 1";
+    wait_for("the call", || ringfence.metrics().contains(allowed));
+    ringfence.signal("INT");
+    wait_for("the drain", || ringfence.log().contains("ending: no new connections"));
+    ringfence.signal("INT");
+    assert_eq!(ringfence.wait().code(), Some(1));
+    let records = ringfence.records();
+    assert_eq!(records.last().unwrap()["type"], "process.stop");
+    assert!(records.iter().any(|record| record["fault"] == "aborted"), "{records:?}");
 }
 
 /// No certificate, no audit folder, a taken port: one clear line each, exit code 1.

@@ -24,6 +24,12 @@ impl Etcd {
         Self::launch(version, Some(files.map(|file| pki.path(file))), None)
     }
 
+    /// With mutual TLS, and a CA for clients that did not sign ringfence's certificate.
+    pub fn start_refusing(version: &str, pki: &Pki) -> Self {
+        let files = ["etcd-server.crt", "etcd-server.key", "foreign-ca.crt"];
+        Self::launch(version, Some(files.map(|file| pki.path(file))))
+    }
+
     /// In plain text, for tests that need speed and not the second handshake.
     pub fn start_plain(version: &str) -> Self {
         Self::launch(version, None, None)

@@ -14,7 +14,7 @@ pub use http1::{Http1, HttpTap, Then, response_head};
 pub use pki::Pki;
 pub use program::Ringfence;
 pub use raw::{RawClient, Reply, framed};
-pub use tap::Tap;
+pub use tap::{End, Tap};
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -26,6 +26,13 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A loopback port that was free a moment ago.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A member that takes connections and never says a word, and its endpoint.
+pub fn silent_member() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    (listener, endpoint)
 }
 
 /// Polls until it holds.

@@ -145,8 +145,17 @@ files = ["policy.toml"]
 
     /// Sends SIGTERM and waits.
     pub fn stop(&mut self) -> ExitStatus {
-        let signalled = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        self.signal("TERM");
+        self.wait()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let process = self.child.id().to_string();
+        let signalled = Command::new("kill").args(["-s", name, &process]).status().unwrap();
         assert!(signalled.success());
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         wait_for("the end of ringfence", || {
             status = self.child.try_wait().unwrap();

@@ -16,6 +16,15 @@ pub struct Tapped {
     pub data: Vec<u8>,
 }
 
+/// How the tap ends its replies.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    /// One empty message, then this status, or none at all.
+    Message(Option<&'static str>),
+    /// No message, and no status either.
+    Nothing,
+}
+
 pub struct Tap {
     pub endpoint: String,
     requests: Arc<Mutex<Vec<Tapped>>>,
@@ -23,13 +32,17 @@ pub struct Tap {
 
 impl Tap {
     pub async fn start() -> Self {
+        Self::start_ending(End::Message(Some("0"))).await
+    }
+
+    pub async fn start_ending(end: End) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&requests);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&kept)));
+                tokio::spawn(serve(stream, Arc::clone(&kept), end));
             }
         });
         Self { endpoint, requests }
@@ -41,7 +54,7 @@ impl Tap {
     }
 }
 
-async fn serve(stream: tokio::net::TcpStream, kept: Arc<Mutex<Vec<Tapped>>>) {
+async fn serve(stream: tokio::net::TcpStream, kept: Arc<Mutex<Vec<Tapped>>>, end: End) {
     let mut connection = h2::server::handshake(stream).await.unwrap();
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let kept = Arc::clone(&kept);
@@ -61,11 +74,17 @@ async fn serve(stream: tokio::net::TcpStream, kept: Arc<Mutex<Vec<Tapped>>>) {
             kept.lock().unwrap().push(Tapped { path, headers, data });
             let mut response = Response::new(());
             response.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+            let End::Message(status) = end else {
+                respond.send_response(response, true).unwrap();
+                return;
+            };
             let mut stream = respond.send_response(response, false).unwrap();
-            stream.send_data(Bytes::from_static(&[0, 0, 0, 0, 0]), false).unwrap();
-            let mut trailers = HeaderMap::new();
-            trailers.insert("grpc-status", "0".parse().unwrap());
-            stream.send_trailers(trailers).unwrap();
+            stream.send_data(Bytes::from_static(&[0, 0, 0, 0, 0]), status.is_none()).unwrap();
+            if let Some(status) = status {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", status.parse().unwrap());
+                stream.send_trailers(trailers).unwrap();
+            }
         });
     }
 }

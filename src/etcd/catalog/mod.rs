@@ -62,7 +62,8 @@ macro_rules! catalog {
             pub const ALL: &[Self] = &[$(Self::$rpc,)+];
 
             /// The RPC whose path is exactly `path`. No decoding, no normalising: `%52ange`,
-            /// `//etcdserverpb...` and a query string are other paths (attack cases 99 to 105).
+            /// `//etcdserverpb...` and a query string are other paths, so that what is
+            /// looked up here is never something else to etcd.
             #[must_use]
             pub fn from_path(path: &str) -> Option<Self> {
                 match path {

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::Core;
 use super::connection::{Client, Identified};
 use super::share::CallShare;
-use crate::audit::event::{DecisionEvent, PATH_BYTES_MAX, Path};
+use crate::audit::event::{DecisionEvent, PATH_CHARS_MAX, Path};
 use crate::audit::{CallId, Event, Record, Recorded, RecordedTouches, Unavailable, Verdict};
 use crate::clock;
 use crate::etcd::{Page, PageRequest, Rpc};
@@ -130,7 +130,7 @@ async fn refuse(
     let event = Event::Decision(DecisionEvent {
         call: request.call,
         principal: client.identified.as_ref().ok().map(|identified| Arc::clone(&identified.name)),
-        path: Path::Unknown(target.chars().take(PATH_BYTES_MAX / 4).collect()),
+        path: Path::Unknown(target.chars().take(PATH_CHARS_MAX).collect()),
         verdict: Verdict::Refuse { reason: refusal.reason(), detail: refusal.to_string() },
         touches: RecordedTouches::default(),
         request_bytes: 0,
