@@ -46,6 +46,11 @@ impl Etcd {
         format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
+    /// `etcd` or `etcdctl` of the same release.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.binaries.join(name)
+    }
+
     /// Ends it at once, as a crash does.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -59,7 +64,7 @@ impl Etcd {
         self.kill();
         let client = self.endpoint();
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        let mut command = Command::new(self.binaries.join("etcd"));
+        let mut command = Command::new(self.binary("etcd"));
         command
             .args(["--log-level", "error", "--name", "test"])
             .arg("--data-dir")

@@ -49,11 +49,16 @@ impl Ringfence {
 
     /// The same, with more lines in the config.
     pub fn start_with(pki: &Pki, endpoint: &str, more: &str) -> Self {
+        Self::start_with_policy(pki, endpoint, POLICY, more)
+    }
+
+    /// The same, with another policy.
+    pub fn start_with_policy(pki: &Pki, endpoint: &str, policy: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, admin_port) = (free_port(), free_port());
         let pki_folder = pki.path("");
         let pki_folder = pki_folder.display();
-        fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
+        fs::write(folder.path().join("policy.toml"), policy).unwrap();
         let config = format!(
             r#"
 version = 1
@@ -69,7 +74,7 @@ roots = "{pki_folder}/kubernetes-ca.crt"
 name = "tenants"
 roots = "{pki_folder}/tenants-ca.crt"
 [client.advertise]
-test = ["https://ringfence.example:2379"]
+test = ["https://127.0.0.1:{port}"]
 [leases]
 keys = "lease-keys"
 [upstream]
