@@ -14,6 +14,8 @@
 mod support;
 
 mod audit;
+mod every_rpc;
+mod followers;
 mod key_value;
 mod malformed;
 mod neighbours;
