@@ -200,7 +200,7 @@ fn keys() -> Vec<Case> {
         both("get {p}b --rev=99999").failing("required revision is a future revision"),
         both("get {p} --prefix"),
         both("get {p} --prefix --keys-only"),
-        both("get {p} --prefix --count-only --write-out=fields"),
+        both("get {p} --prefix --count-only --write-out=fields").since("3.5"),
         both("get {p} --prefix --limit=1 --sort-by=MODIFY --order=DESCEND"),
         both("get {p}a {p}c --consistency=s --print-value-only"),
         nobody("get {n}a"),

@@ -10,6 +10,10 @@ pub fn masked(text: &str, numbers: bool) -> String {
             _ if (is_id(word) || is_number(word)) && (numbers || is_hidden_after(&after)) => "N",
             _ => word,
         };
+        if shown == "ID" && masked.ends_with("  ") {
+            // A short ID is filled up.
+            masked.truncate(masked.trim_end_matches(' ').len() + 1);
+        }
         masked.push_str(shown);
         if word.chars().all(char::is_alphanumeric) || word == "_" {
             after = format!("{after}{word}");
@@ -55,6 +59,7 @@ fn what_may_differ_is_hidden_and_the_rest_is_not() {
         assert_eq!(masked(text, numbers), expected);
     };
     check("lease 694d93a1b2c3d4e5 granted with TTL(60s)", false, "lease ID granted with TTL(60s)");
+    check("cluster   9687ca7cd946b4", false, "cluster ID");
     check("at http://127.0.0.1:2379, 7 members", false, "at http://127.0.0.1:N, 7 members");
     check(
         r#"{"member_id":16154324371489418041,"raft_term":3}"#,
