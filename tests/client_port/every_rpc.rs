@@ -265,7 +265,8 @@ fn assert_no_canary(ringfence: &Ringfence, metrics: &str) {
     let files = std::fs::read_dir(ringfence.audit_folder()).unwrap();
     let audit: String =
         files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
-    for (name, text) in [("audit", &audit[..]), ("log", &ringfence.log()), ("metrics", metrics)] {
+    for (name, text) in [("audit", audit.as_str()), ("log", &ringfence.log()), ("metrics", metrics)]
+    {
         assert!(!text.is_empty(), "no {name}");
         assert!(!text.contains(CANARY), "a password or value is in the {name}");
     }
