@@ -93,7 +93,7 @@ impl Side {
         };
         let (stdout, stderr) = (read("out"), read("err"));
         if let Some((name, before)) = case.keep {
-            let rest = stdout.split_once(before).map_or("", |(_, rest)| rest);
+            let rest = stdout.split_once(before).map_or("", |(_, rest)| rest.trim_start());
             let id = rest.split(|character: char| !character.is_ascii_hexdigit()).next();
             // Where nothing was given out, a command that needs an ID gets one of nobody's.
             let id = id.filter(|id| !id.is_empty()).unwrap_or("1234");

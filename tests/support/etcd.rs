@@ -5,6 +5,9 @@ use std::process::{Child, Command, Stdio};
 
 use super::{Pki, free_port, http_get, repository, wait_for};
 
+/// How often it is started on other ports.
+const STARTS_MAX: usize = 5;
+
 pub struct Etcd {
     child: Option<Child>,
     folder: tempfile::TempDir,
@@ -28,17 +31,23 @@ impl Etcd {
     }
 
     fn launch(version: &str, tls: Option<[PathBuf; 3]>) -> Self {
-        let mut etcd = Self {
-            child: None,
-            folder: tempfile::tempdir().unwrap(),
-            binaries: installed(version),
-            port: free_port(),
-            peer_port: free_port(),
-            metrics_port: free_port(),
-            tls,
-        };
-        etcd.restart();
-        etcd
+        let binaries = installed(version);
+        // A port that was free a moment ago may be somebody else's by now.
+        for _ in 0..STARTS_MAX {
+            let mut etcd = Self {
+                child: None,
+                folder: tempfile::tempdir().unwrap(),
+                binaries: binaries.clone(),
+                port: free_port(),
+                peer_port: free_port(),
+                metrics_port: free_port(),
+                tls: tls.clone(),
+            };
+            if etcd.comes_up() {
+                return etcd;
+            }
+        }
+        panic!("etcd {version} ended at its start, {STARTS_MAX} times");
     }
 
     pub fn endpoint(&self) -> String {
@@ -61,6 +70,11 @@ impl Etcd {
 
     /// Starts it on the same ports and data.
     pub fn restart(&mut self) {
+        assert!(self.comes_up(), "etcd ended at its start");
+    }
+
+    /// False when it ended before it was healthy.
+    fn comes_up(&mut self) -> bool {
         self.kill();
         let client = self.endpoint();
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
@@ -82,9 +96,12 @@ impl Etcd {
         }
         self.child = Some(command.spawn().unwrap());
         let port = self.metrics_port;
+        let mut runs = true;
         wait_for("a healthy etcd", || {
-            http_get(port, "/health").is_some_and(|(status, _)| status == 200)
+            runs = self.child.as_mut().unwrap().try_wait().unwrap().is_none();
+            !runs || http_get(port, "/health").is_some_and(|(status, _)| status == 200)
         });
+        runs
     }
 }
 
