@@ -1,9 +1,10 @@
 # The commands of the README. Each does all the set-up it needs.
-.PHONY: demo test lint format audit-dependencies tools
+.PHONY: demo etcdctl test lint format audit-dependencies tools
 
 # Everything the gate checks: format, lints, documentation, dependencies, tests with real etcds.
 test: lint audit-dependencies
 	tests/etcd/install 3.7 >/dev/null
+	tests/etcd/install 3.5 >/dev/null
 	tests/etcd/install 3.4 >/dev/null
 	cargo test --locked --workspace
 
@@ -22,6 +23,11 @@ audit-dependencies:
 # The etcd-client crate of the tests needs protoc when it is built.
 tools:
 	tests/etcd/install-protoc >/dev/null
+
+# The real etcdctl of three releases, directly and through ringfence: one row for each command.
+etcdctl: tools
+	for line in 3.4 3.5 3.7; do tests/etcd/install $$line >/dev/null || exit 1; done
+	cargo test --locked --package ringfence --test etcdctl -- --nocapture
 
 # A short story with a real etcd and etcdctl. `make demo STAY=1` stays for you to try it.
 demo:

@@ -1,19 +1,23 @@
 //! Forward and relay: the last two phases of an allowed call with one request.
 
 use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
 use http::HeaderMap;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::Core;
 use super::authorize::Asking;
-use super::refuse::{forward_failed, timed_out};
+use super::refuse::{forward_failed, shutting_down, timed_out};
 use super::reply::{Rewrite, Whole, collect};
 use super::respond::{Told, answer, copy_status, response_head};
 use crate::audit::{Outcome, Recorded};
-use crate::etcd::response::ResponseScan;
+use crate::etcd::Rpc;
+use crate::etcd::response::{ResponseScan, StreamScan};
 use crate::grpc::Status;
 use crate::grpc::frame::framed;
 use crate::policy::{Permit, permit_session_lease};
@@ -35,6 +39,9 @@ enum RelayError {
     Forward(#[from] ForwardError),
     #[error("the client is gone")]
     ClientGone,
+    /// ringfence ends, and the reply would have no end.
+    #[error("ringfence ends")]
+    ShuttingDown,
     /// What etcd says is not for this client.
     #[error("the reply is withheld")]
     Withheld(Status),
@@ -67,6 +74,10 @@ pub(super) async fn run(
             let (status, fault) = forward_failed(&error);
             end(&mut respond, &mut progress, &status);
             Some(fault)
+        }
+        Ok(Err(RelayError::ShuttingDown)) => {
+            end(&mut respond, &mut progress, &shutting_down());
+            Some("shutting_down")
         }
         Ok(Err(RelayError::Withheld(status))) => {
             end(&mut respond, &mut progress, &status);
@@ -105,7 +116,10 @@ async fn relay(
         pin!(forward(&asking.core.pool, permit, recorded, asking.call, asking.metadata));
     let reply = until_client_goes(respond, forwarding).await?;
     match Rewrite::of(permit.rpc(), permit.touches()) {
-        None => pass_through(reply, respond, progress).await,
+        None => {
+            let endless = Endless::of(permit.rpc(), asking.core);
+            pass_through(reply, endless, respond, progress).await
+        }
         Some(rewrite) => Box::pin(rewritten(asking, rewrite, reply, respond, progress)).await,
     }
 }
@@ -134,8 +148,22 @@ async fn step(
     Ok((!fine).then_some(trailers))
 }
 
+/// What is kept of a reply that has no end of its own, so that it can be ended between messages.
+struct Endless {
+    scan: StreamScan,
+    draining: watch::Receiver<bool>,
+}
+
+impl Endless {
+    fn of(rpc: Rpc, core: &Core) -> Option<Self> {
+        let endless = matches!(rpc, Rpc::Observe | Rpc::HealthWatch);
+        endless.then(|| Self { scan: StreamScan::default(), draining: core.draining.clone() })
+    }
+}
+
 async fn pass_through(
     mut reply: Reply,
+    mut endless: Option<Endless>,
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
 ) -> Result<(), RelayError> {
@@ -144,10 +172,12 @@ async fn pass_through(
     }
     let stream = respond.send_response(response_head(), false);
     let stream = progress.body.insert(stream.map_err(|_| RelayError::ClientGone)?);
-    while let Some(chunk) = reply.body.data().await {
-        let chunk = chunk.map_err(ForwardError::Broken)?;
+    while let Some(chunk) = next_chunk(&mut reply.body, stream, endless.as_mut()).await? {
         let bytes = chunk.len();
         progress.scan.push(&chunk);
+        if let Some(endless) = &mut endless {
+            endless.scan.push(&chunk, |_| ());
+        }
         send_all(stream, chunk, false).await.map_err(|_| RelayError::ClientGone)?;
         progress.response_bytes += bytes as u64;
         // Only now may etcd send more: a reader that stops, stops etcd.
@@ -158,6 +188,31 @@ async fn pass_through(
     let mut sent = HeaderMap::new();
     progress.told = Some(copy_status(&trailers.unwrap_or_default(), &mut sent));
     stream.send_trailers(sent).map_err(|_| RelayError::ClientGone)
+}
+
+/// What etcd sends next; `None` at the end. The client may go while etcd is silent, and whoever
+/// follows an election may be left waiting for days.
+async fn next_chunk(
+    body: &mut RecvStream,
+    client: &mut SendStream<Bytes>,
+    endless: Option<&mut Endless>,
+) -> Result<Option<Bytes>, RelayError> {
+    let next = std::future::poll_fn(|context| {
+        if let Poll::Ready(chunk) = body.poll_data(context) {
+            return Poll::Ready(
+                chunk.transpose().map_err(|error| ForwardError::Broken(error).into()),
+            );
+        }
+        client.poll_reset(context).map(|_| Err(RelayError::ClientGone))
+    });
+    match endless {
+        Some(Endless { scan, draining }) if scan.is_between_messages() => tokio::select! {
+            biased;
+            next = next => next,
+            _ = draining.wait_for(|draining| *draining) => Err(RelayError::ShuttingDown),
+        },
+        _ => next.await,
+    }
 }
 
 /// A reply whose message is changed, or withheld.

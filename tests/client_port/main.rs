@@ -14,6 +14,8 @@
 mod support;
 
 mod audit;
+mod every_rpc;
+mod followers;
 mod http;
 mod http_outage;
 mod key_value;

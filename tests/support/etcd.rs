@@ -5,6 +5,9 @@ use std::process::{Child, Command, Stdio};
 
 use super::{Pki, free_port, http_get, repository, wait_for};
 
+/// How often it is started on other ports.
+const STARTS_MAX: usize = 5;
+
 pub struct Etcd {
     child: Option<Child>,
     folder: tempfile::TempDir,
@@ -21,40 +24,46 @@ impl Etcd {
     /// With mutual TLS.
     pub fn start(version: &str, pki: &Pki) -> Self {
         let files = ["etcd-server.crt", "etcd-server.key", "kubernetes-ca.crt"];
-        Self::launch(version, Some(files.map(|file| pki.path(file))), None)
+        Self::launch(version, Some(files.map(|file| pki.path(file))), false)
     }
 
     /// With mutual TLS, and a CA for clients that did not sign ringfence's certificate.
     pub fn start_refusing(version: &str, pki: &Pki) -> Self {
         let files = ["etcd-server.crt", "etcd-server.key", "foreign-ca.crt"];
-        Self::launch(version, Some(files.map(|file| pki.path(file))))
+        Self::launch(version, Some(files.map(|file| pki.path(file))), false)
     }
 
     /// In plain text, for tests that need speed and not the second handshake.
     pub fn start_plain(version: &str) -> Self {
-        Self::launch(version, None, None)
+        Self::launch(version, None, false)
     }
 
     /// With mutual TLS, gRPC on one port and HTTP on another.
     pub fn start_split(version: &str, pki: &Pki) -> Self {
         let files = ["etcd-server.crt", "etcd-server.key", "kubernetes-ca.crt"];
         let tls = files.map(|file| pki.path(file));
-        Self::launch(version, Some(tls), Some(free_port()))
+        Self::launch(version, Some(tls), true)
     }
 
-    fn launch(version: &str, tls: Option<[PathBuf; 3]>, http_port: Option<u16>) -> Self {
-        let mut etcd = Self {
-            child: None,
-            folder: tempfile::tempdir().unwrap(),
-            binaries: installed(version),
-            port: free_port(),
-            peer_port: free_port(),
-            metrics_port: free_port(),
-            http_port,
-            tls,
-        };
-        etcd.restart();
-        etcd
+    fn launch(version: &str, tls: Option<[PathBuf; 3]>, split: bool) -> Self {
+        let binaries = installed(version);
+        // A port that was free a moment ago may be somebody else's by now.
+        for _ in 0..STARTS_MAX {
+            let mut etcd = Self {
+                child: None,
+                folder: tempfile::tempdir().unwrap(),
+                binaries: binaries.clone(),
+                port: free_port(),
+                peer_port: free_port(),
+                metrics_port: free_port(),
+                http_port: split.then(free_port),
+                tls: tls.clone(),
+            };
+            if etcd.comes_up() {
+                return etcd;
+            }
+        }
+        panic!("etcd {version} ended at its start, {STARTS_MAX} times");
     }
 
     pub fn endpoint(&self) -> String {
@@ -71,6 +80,11 @@ impl Etcd {
         format!("{scheme}://127.0.0.1:{port}")
     }
 
+    /// `etcd` or `etcdctl` of the same release.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.binaries.join(name)
+    }
+
     /// Ends it at once, as a crash does.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -81,10 +95,15 @@ impl Etcd {
 
     /// Starts it on the same ports and data.
     pub fn restart(&mut self) {
+        assert!(self.comes_up(), "etcd ended at its start");
+    }
+
+    /// False when it ended before it was healthy.
+    fn comes_up(&mut self) -> bool {
         self.kill();
         let client = self.endpoint();
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        let mut command = Command::new(self.binaries.join("etcd"));
+        let mut command = Command::new(self.binary("etcd"));
         command
             .args(["--log-level", "error", "--name", "test"])
             .arg("--data-dir")
@@ -105,9 +124,12 @@ impl Etcd {
         }
         self.child = Some(command.spawn().unwrap());
         let port = self.metrics_port;
+        let mut runs = true;
         wait_for("a healthy etcd", || {
-            http_get(port, "/health").is_some_and(|(status, _)| status == 200)
+            runs = self.child.as_mut().unwrap().try_wait().unwrap().is_none();
+            !runs || http_get(port, "/health").is_some_and(|(status, _)| status == 200)
         });
+        runs
     }
 }
 

@@ -50,14 +50,21 @@ impl Ringfence {
 
     /// The same, with more lines in the config.
     pub fn start_with(pki: &Pki, endpoint: &str, more: &str) -> Self {
-        Self::start_before(pki, &format!("endpoints = [\"{endpoint}\"]"), more)
+        Self::start_with_policy(pki, endpoint, POLICY, more)
+    }
+
+    /// The same, with another policy.
+    pub fn start_with_policy(pki: &Pki, endpoint: &str, policy: &str, more: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
+        command.env("RUST_LOG", "debug");
+        Self::launch(pki, &format!("endpoints = [\"{endpoint}\"]"), policy, ["", more], command)
     }
 
     /// The same, with any lines that say where etcd is.
     pub fn start_before(pki: &Pki, endpoints: &str, more: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
         command.env("RUST_LOG", "debug");
-        Self::launch(pki, endpoints, "", more, command)
+        Self::launch(pki, endpoints, POLICY, ["", more], command)
     }
 
     /// The same, quiet, with a small audit queue, and no file of it can grow beyond 64 KiB.
@@ -67,15 +74,22 @@ impl Ringfence {
         let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\"";
         command.args(["-c", script, env!("CARGO_BIN_EXE_ringfence")]).env("RUST_LOG", "error");
         let endpoints = format!("endpoints = [\"{endpoint}\"]");
-        Self::launch(pki, &endpoints, "queue_bytes = 65536\nwait_seconds = 0", "", command)
+        let audit = "queue_bytes = 65536\nwait_seconds = 0";
+        Self::launch(pki, &endpoints, POLICY, [audit, ""], command)
     }
 
-    fn launch(pki: &Pki, endpoints: &str, audit: &str, more: &str, mut command: Command) -> Self {
+    fn launch(
+        pki: &Pki,
+        endpoints: &str,
+        policy: &str,
+        [audit, more]: [&str; 2],
+        mut command: Command,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, admin_port) = (free_port(), free_port());
         let pki_folder = pki.path("");
         let pki_folder = pki_folder.display();
-        fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
+        fs::write(folder.path().join("policy.toml"), policy).unwrap();
         let config = format!(
             r#"
 version = 1
@@ -91,7 +105,7 @@ roots = "{pki_folder}/kubernetes-ca.crt"
 name = "tenants"
 roots = "{pki_folder}/tenants-ca.crt"
 [client.advertise]
-test = ["https://ringfence.example:2379"]
+test = ["https://127.0.0.1:{port}"]
 [leases]
 keys = "lease-keys"
 [upstream]

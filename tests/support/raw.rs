@@ -149,6 +149,38 @@ impl RawClient {
         reply
     }
 
+    /// Sends one message, which may be the last, and takes what comes up to the first whole message
+    /// or the end. Then the stream is reset.
+    pub async fn first_message(&self, path: &str, message: &[u8], is_last: bool) -> Reply {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(uri(path))
+            .header("content-type", "application/grpc")
+            .body(())
+            .unwrap();
+        let exchange = async {
+            let mut sender = self.sender.clone().ready().await.unwrap();
+            let (response, mut stream) = sender.send_request(request, false).unwrap();
+            stream.send_data(framed(message), is_last).unwrap();
+            let (head, mut body) = response.await.unwrap().into_parts();
+            let mut reply = Reply::default();
+            reply.read_status(&head.headers);
+            while !reply.has_whole_message() {
+                let Some(chunk) = body.data().await.transpose().unwrap() else {
+                    if let Some(trailers) = body.trailers().await.unwrap() {
+                        reply.read_status(&trailers);
+                    }
+                    break;
+                };
+                body.flow_control().release_capacity(chunk.len()).unwrap();
+                reply.data.extend_from_slice(&chunk);
+            }
+            stream.send_reset(h2::Reason::CANCEL);
+            reply
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time")
+    }
+
     /// Sends a request and never reads what comes back.
     pub async fn send_and_stop_reading(
         &self,
@@ -179,6 +211,12 @@ fn uri(path: &str) -> http::Uri {
 }
 
 impl Reply {
+    fn has_whole_message(&self) -> bool {
+        self.data.first_chunk::<5>().is_some_and(|[_, length @ ..]| {
+            self.data.len() - 5 >= u32::from_be_bytes(*length) as usize
+        })
+    }
+
     fn read_status(&mut self, headers: &HeaderMap) {
         let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
         if let Some(status) = text("grpc-status") {

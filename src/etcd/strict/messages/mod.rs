@@ -3,9 +3,10 @@
 
 use bytes::Bytes;
 
-use super::super::catalog::{Demand, Rpc};
-use super::super::pb::authpb::permission;
-use super::super::pb::etcdserverpb::{
+use super::{Malformed, read as decoded};
+use crate::etcd::catalog::{Demand, Rpc};
+use crate::etcd::pb::authpb::permission;
+use crate::etcd::pb::etcdserverpb::{
     AlarmRequest, AlarmType, AuthDisableRequest, AuthEnableRequest, AuthRoleAddRequest,
     AuthRoleDeleteRequest, AuthRoleGetRequest, AuthRoleGrantPermissionRequest, AuthRoleListRequest,
     AuthRoleRevokePermissionRequest, AuthStatusRequest, AuthUserAddRequest,
@@ -16,10 +17,9 @@ use super::super::pb::etcdserverpb::{
     MemberRemoveRequest, MemberUpdateRequest, MoveLeaderRequest, SnapshotRequest, StatusRequest,
     alarm_request, downgrade_request,
 };
-use super::super::pb::grpc_health_v1::{HealthCheckRequest, HealthListRequest};
-use super::super::touch::InvalidRequest;
-use super::super::verb::StoreVerb;
-use super::{Malformed, read as decoded};
+use crate::etcd::pb::grpc_health_v1::{HealthCheckRequest, HealthListRequest};
+use crate::etcd::touch::InvalidRequest;
+use crate::etcd::verb::StoreVerb;
 
 macro_rules! messages {
     ($($rpc:ident $message:ty $(, $check:expr)?;)+) => {
@@ -130,3 +130,6 @@ fn grant_permission(
     let known = permission::Type::try_from(kind);
     known.map(|_| None).map_err(|_| InvalidRequest::UnknownNumber("permType"))
 }
+
+#[cfg(test)]
+mod tests;
