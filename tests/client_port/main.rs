@@ -19,3 +19,4 @@ mod malformed;
 mod neighbours;
 mod outage;
 mod transport;
+mod watch;

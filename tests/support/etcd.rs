@@ -13,21 +13,27 @@ pub struct Etcd {
     peer_port: u16,
     metrics_port: u16,
     tls: Option<[PathBuf; 3]>,
+    more: Vec<String>,
 }
 
 impl Etcd {
     /// With mutual TLS.
     pub fn start(version: &str, pki: &Pki) -> Self {
+        Self::start_with(version, pki, &[])
+    }
+
+    /// The same, with more flags.
+    pub fn start_with(version: &str, pki: &Pki, more: &[&str]) -> Self {
         let files = ["etcd-server.crt", "etcd-server.key", "kubernetes-ca.crt"];
-        Self::launch(version, Some(files.map(|file| pki.path(file))))
+        Self::launch(version, Some(files.map(|file| pki.path(file))), more)
     }
 
     /// In plain text, for tests that need speed and not the second handshake.
     pub fn start_plain(version: &str) -> Self {
-        Self::launch(version, None)
+        Self::launch(version, None, &[])
     }
 
-    fn launch(version: &str, tls: Option<[PathBuf; 3]>) -> Self {
+    fn launch(version: &str, tls: Option<[PathBuf; 3]>, more: &[&str]) -> Self {
         let mut etcd = Self {
             child: None,
             folder: tempfile::tempdir().unwrap(),
@@ -36,6 +42,7 @@ impl Etcd {
             peer_port: free_port(),
             metrics_port: free_port(),
             tls,
+            more: more.iter().map(|&flag| flag.to_owned()).collect(),
         };
         etcd.restart();
         etcd
@@ -44,6 +51,18 @@ impl Etcd {
     pub fn endpoint(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.port)
+    }
+
+    /// The port that clients use, for those that go past ringfence.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The number that a metric of its own shows.
+    pub fn metric(&self, name: &str) -> u64 {
+        let (_, text) = http_get(self.metrics_port, "/metrics").unwrap();
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
+        line.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
     /// Ends it at once, as a crash does.
@@ -68,6 +87,7 @@ impl Etcd {
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("test={peer}")])
             .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{}", self.metrics_port)])
+            .args(&self.more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());

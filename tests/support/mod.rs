@@ -5,12 +5,14 @@ mod etcd;
 mod pki;
 mod program;
 mod raw;
+mod stream;
 mod tap;
 
 pub use etcd::Etcd;
 pub use pki::Pki;
-pub use program::Ringfence;
+pub use program::{Ringfence, Settings};
 pub use raw::{RawClient, Reply, framed};
+pub use stream::RawStream;
 pub use tap::Tap;
 
 use std::net::TcpListener;

@@ -1,7 +1,7 @@
 //! The real program, started and signalled.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use serde_json::Value;
@@ -34,6 +34,17 @@ rules = [
 ]
 "#;
 
+/// What can differ from one ringfence to the next.
+#[derive(Default)]
+pub struct Settings<'a> {
+    /// More lines of the config.
+    pub config: &'a str,
+    /// More identities and roles.
+    pub policy: &'a str,
+    /// Keys of leases that others use too; its own otherwise.
+    pub lease_keys: Option<&'a Path>,
+}
+
 pub struct Ringfence {
     child: Child,
     folder: tempfile::TempDir,
@@ -49,11 +60,20 @@ impl Ringfence {
 
     /// The same, with more lines in the config.
     pub fn start_with(pki: &Pki, endpoint: &str, more: &str) -> Self {
+        Self::start_as(pki, endpoint, &Settings { config: more, ..Settings::default() })
+    }
+
+    /// The same, with anything that can differ.
+    pub fn start_as(pki: &Pki, endpoint: &str, settings: &Settings<'_>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, admin_port) = (free_port(), free_port());
         let pki_folder = pki.path("");
         let pki_folder = pki_folder.display();
-        fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
+        let policy = format!("{POLICY}{}", settings.policy);
+        fs::write(folder.path().join("policy.toml"), policy).unwrap();
+        let own_keys = folder.path().join("lease-keys");
+        let lease_keys = settings.lease_keys.unwrap_or(&own_keys).display();
+        let more = settings.config;
         let config = format!(
             r#"
 version = 1
@@ -71,7 +91,7 @@ roots = "{pki_folder}/tenants-ca.crt"
 [client.advertise]
 test = ["https://ringfence.example:2379"]
 [leases]
-keys = "lease-keys"
+keys = "{lease_keys}"
 [upstream]
 endpoints = ["{endpoint}"]
 ca = "{pki_folder}/kubernetes-ca.crt"

@@ -112,6 +112,19 @@ impl RawClient {
         reply
     }
 
+    /// Opens a stream of messages, both ways or from the server.
+    pub async fn stream(&self, path: &str) -> super::RawStream {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(uri(path))
+            .header("content-type", "application/grpc")
+            .body(())
+            .unwrap();
+        let mut sender = self.sender.clone().ready().await.unwrap();
+        let (response, stream) = sender.send_request(request, false).unwrap();
+        super::RawStream::new(stream, response)
+    }
+
     /// Sends a request and never reads what comes back.
     pub async fn send_and_stop_reading(
         &self,
@@ -142,7 +155,7 @@ fn uri(path: &str) -> http::Uri {
 }
 
 impl Reply {
-    fn read_status(&mut self, headers: &HeaderMap) {
+    pub(super) fn read_status(&mut self, headers: &HeaderMap) {
         let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
         if let Some(status) = text("grpc-status") {
             self.grpc_status = Some(status.parse().unwrap());
