@@ -7,11 +7,12 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::authorize::Asking;
-use super::refuse::{forward_failed, timed_out};
+use super::refuse::{forward_failed, shutting_down, timed_out};
 use super::reply::{Rewrite, Whole, collect};
 use super::respond::{answer, copy_status, response_head};
 use crate::audit::{Outcome, Recorded};
-use crate::etcd::response::ResponseScan;
+use crate::etcd::Rpc;
+use crate::etcd::response::{ResponseScan, StreamScan};
 use crate::grpc::Status;
 use crate::grpc::frame::framed;
 use crate::policy::{Permit, permit_session_lease};
@@ -33,6 +34,9 @@ enum RelayError {
     Forward(#[from] ForwardError),
     #[error("the client is gone")]
     ClientGone,
+    /// ringfence ends, and nobody knows when etcd would answer.
+    #[error("ringfence is shutting down")]
+    Ending,
     /// What etcd says is not for this client.
     #[error("the reply is withheld")]
     Withheld(Status),
@@ -66,6 +70,10 @@ pub(super) async fn run(
             end(&mut respond, &mut progress, &status);
             Some(fault)
         }
+        Ok(Err(RelayError::Ending)) => {
+            end(&mut respond, &mut progress, &shutting_down());
+            Some("shutting_down")
+        }
         Ok(Err(RelayError::Withheld(status))) => {
             end(&mut respond, &mut progress, &status);
             Some("withheld")
@@ -95,20 +103,24 @@ async fn relay(
     if let Some(lease) = permit_session_lease(permit) {
         // On the heap: a rare step must not make the future of every call larger.
         let granting = Box::pin(step(asking, &lease, recorded));
-        if let Some(refused) = until_client_goes(respond, granting).await? {
+        if let Some(refused) = until_end(asking, permit.rpc(), respond, granting).await? {
             return finish(respond, progress, &refused);
         }
     }
     let forwarding = forward(&asking.core.pool, permit, recorded, asking.call, asking.metadata);
-    let reply = until_client_goes(respond, forwarding).await?;
+    let reply = until_end(asking, permit.rpc(), respond, forwarding).await?;
     match Rewrite::of(permit.rpc(), permit.touches()) {
-        None => pass_through(reply, respond, progress).await,
-        Some(rewrite) => Box::pin(rewritten(asking, rewrite, reply, respond, progress)).await,
+        None => pass_through(asking, permit.rpc(), reply, respond, progress).await,
+        Some(rewrite) => {
+            Box::pin(rewritten(asking, permit.rpc(), rewrite, reply, respond, progress)).await
+        }
     }
 }
 
-/// What comes first of etcd's answer and the client's end.
-async fn until_client_goes<T>(
+/// What comes first of etcd's answer, the client's end and our own.
+async fn until_end<T>(
+    asking: &Asking<'_>,
+    rpc: Rpc,
     respond: &mut SendResponse<Bytes>,
     answer: impl Future<Output = Result<T, ForwardError>>,
 ) -> Result<T, RelayError> {
@@ -116,7 +128,18 @@ async fn until_client_goes<T>(
         biased;
         answer = answer => Ok(answer?),
         _ = std::future::poll_fn(|context| respond.poll_reset(context)) => Err(RelayError::ClientGone),
+        () = ending(asking, rpc) => Err(RelayError::Ending),
     }
+}
+
+/// Comes when ringfence ends, for calls that may wait for others longer than it will.
+async fn ending(asking: &Asking<'_>, rpc: Rpc) {
+    if rpc.waits_for_others()
+        && asking.core.draining.clone().wait_for(|draining| *draining).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// A step that the permit's own request needs first; etcd's trailers when it refused.
@@ -132,6 +155,8 @@ async fn step(
 }
 
 async fn pass_through(
+    asking: &Asking<'_>,
+    rpc: Rpc,
     mut reply: Reply,
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
@@ -141,8 +166,24 @@ async fn pass_through(
     }
     let stream = respond.send_response(response_head(), false);
     let stream = progress.body.insert(stream.map_err(|_| RelayError::ClientGone)?);
-    while let Some(chunk) = reply.body.data().await {
+    let mut messages = StreamScan::default();
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            chunk = reply.body.data() => chunk,
+            // While etcd is silent nothing is sent that would tell.
+            _ = std::future::poll_fn(|context| stream.poll_reset(context)) => {
+                return Err(RelayError::ClientGone);
+            }
+            () = ending(asking, rpc), if messages.is_between_messages() => {
+                return Err(RelayError::Ending);
+            }
+        };
+        let Some(chunk) = chunk else { break };
         let chunk = chunk.map_err(ForwardError::Broken)?;
+        if rpc.waits_for_others() {
+            messages.push(&chunk, drop);
+        }
         let bytes = chunk.len();
         progress.scan.push(&chunk);
         send_all(stream, chunk, false).await.map_err(|_| RelayError::ClientGone)?;
@@ -160,12 +201,13 @@ async fn pass_through(
 /// A reply whose message is changed, or withheld.
 async fn rewritten(
     asking: &Asking<'_>,
+    rpc: Rpc,
     rewrite: Rewrite,
     reply: Reply,
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
 ) -> Result<(), RelayError> {
-    let whole = until_client_goes(respond, collect(reply)).await?;
+    let whole = until_end(asking, rpc, respond, collect(reply)).await?;
     let Some(message) = whole.message else {
         return finish(respond, progress, &whole.trailers);
     };

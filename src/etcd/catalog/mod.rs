@@ -168,6 +168,12 @@ impl Rpc {
     pub const fn is_open_ended(self) -> bool {
         !matches!(self.entry().shape, Shape::Unary) || matches!(self, Self::Lock | Self::Campaign)
     }
+
+    /// Whether its answer, or the next message of it, comes only when others do something.
+    #[must_use]
+    pub const fn waits_for_others(self) -> bool {
+        matches!(self, Self::Lock | Self::Campaign | Self::Observe | Self::HealthWatch)
+    }
 }
 
 #[cfg(test)]
