@@ -15,8 +15,10 @@ mod support;
 
 mod audit;
 mod key_value;
+mod lease;
 mod malformed;
 mod neighbours;
 mod outage;
+mod session;
 mod transport;
 mod watch;
