@@ -20,5 +20,7 @@ mod malformed;
 mod neighbours;
 mod outage;
 mod session;
+mod snapshot;
 mod transport;
 mod watch;
+mod watch_load;

@@ -11,8 +11,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -204,47 +206,43 @@ func deniedWatch(ctx context.Context, client *clientv3.Client, told settings) er
 	return nil
 }
 
-// resumedWatch goes on with the next revision after its client is gone, and misses nothing.
+// resumedWatch loses its connection again and again, and misses nothing: the client resumes by
+// itself, from the revision that it has seen.
 func resumedWatch(ctx context.Context, client *clientv3.Client, told settings) error {
 	key := told.prefix + "resumed"
-	first, err := told.connect()
+	between, err := listen(strings.TrimPrefix(told.endpoint, "https://"))
 	if err != nil {
 		return err
 	}
-	channel := first.Watch(ctx, key, clientv3.WithCreatedNotify())
+	defer between.Close()
+	told.endpoint = "https://localhost:" + strconv.Itoa(between.Addr().(*net.TCPAddr).Port)
+	cut, err := told.connect()
+	if err != nil {
+		return err
+	}
+	defer cut.Close()
+	channel := cut.Watch(ctx, key, clientv3.WithCreatedNotify(), clientv3.WithPrevKV())
 	if reply := <-channel; !reply.Created {
 		return fmt.Errorf("not created: %+v", reply)
 	}
-	if _, err := client.Put(ctx, key, "0"); err != nil {
-		return err
-	}
-	reply := <-channel
-	if len(reply.Events) != 1 {
-		return fmt.Errorf("the first event: %+v, %v", reply, reply.Err())
-	}
-	if err := first.Close(); err != nil {
-		return err
-	}
-	for value := 1; value <= 10; value++ {
-		if _, err := client.Put(ctx, key, strconv.Itoa(value)); err != nil {
+	done := make(chan error, 1)
+	const events = 30
+	go func() { done <- counted(channel, key, events, func() {}) }()
+	for event := range events {
+		// What is written from here on is not seen as it happens.
+		if event%10 == 5 {
+			between.cut()
+		}
+		if event%10 == 8 {
+			if err := between.reconnected(ctx, event/10+2); err != nil {
+				return err
+			}
+		}
+		if _, err := client.Put(ctx, key, strconv.Itoa(event)); err != nil {
 			return err
 		}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	next, from := 1, reply.Events[0].Kv.ModRevision+1
-	for reply := range client.Watch(ctx, key, clientv3.WithRev(from)) {
-		for _, event := range reply.Events {
-			if string(event.Kv.Value) != strconv.Itoa(next) {
-				return fmt.Errorf("%s instead of %d", event.Kv.Value, next)
-			}
-			next++
-		}
-		if next == 11 {
-			return nil
-		}
-	}
-	return fmt.Errorf("the watch ended before %d", next)
+	return <-done
 }
 
 // keptAlive outlives its own time to live, and takes its key with it when it is revoked.
