@@ -19,7 +19,7 @@ use crate::watch::{WATCH, cancel, create, request};
 
 const EVENTS: u64 = 100_000;
 /// As many writes in one transaction, at one revision.
-const OPERATIONS: u64 = 50;
+const OPERATIONS: u16 = 50;
 /// etcd's time to cut a message grows with the square of the events in it: few and larger ones.
 const VALUE_DIGITS: usize = 1024;
 /// The keys are written over and over.
@@ -34,7 +34,7 @@ fn value(number: u64) -> String {
 
 /// Writes events numbered from `first` on; the number is the value.
 async fn write(client: &RawClient, first: u64, events: u64) {
-    for start in (first..first + events).step_by(OPERATIONS as usize) {
+    for start in (first..first + events).step_by(OPERATIONS.into()) {
         let put = |number: u64| {
             let put = PutRequest {
                 key: format!("/tenants/acme/{:04}", number % KEYS).into(),
@@ -43,7 +43,7 @@ async fn write(client: &RawClient, first: u64, events: u64) {
             };
             RequestOp { request: Some(request_op::Request::RequestPut(put)) }
         };
-        let success = (start..start + OPERATIONS).map(put).collect();
+        let success = (start..start + u64::from(OPERATIONS)).map(put).collect();
         let txn = TxnRequest { success, ..Default::default() };
         let reply = client.unary("/etcdserverpb.KV/Txn", &txn).await;
         assert_eq!(reply.grpc_status, Some(0), "{reply:?}");
