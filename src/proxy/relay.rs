@@ -30,6 +30,8 @@ struct Progress {
     told: Option<Told>,
     /// The client has the head of the reply; a status now needs trailers.
     body: Option<SendStream<Bytes>>,
+    /// The client has the end of it.
+    ended: bool,
 }
 
 /// Why a reply was not relayed to its end.
@@ -39,6 +41,8 @@ enum RelayError {
     Forward(#[from] ForwardError),
     #[error("the client is gone")]
     ClientGone,
+    #[error("the call took too long")]
+    TimedOut,
     /// ringfence ends, and the reply would have no end.
     #[error("ringfence ends")]
     ShuttingDown,
@@ -61,30 +65,14 @@ pub(super) async fn run(
         response_bytes: 0,
         told: None,
         body: None,
+        ended: false,
     };
-    let relaying = relay(asking, &permit, &recorded, &mut respond, &mut progress);
-    let ended = match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline, relaying).await,
-        None => Ok(relaying.await),
-    };
-    let fault = match ended {
-        Ok(Ok(())) => progress.told.and_then(|told| told.fault),
-        Ok(Err(RelayError::ClientGone)) => Some("client_gone"),
-        Ok(Err(RelayError::Forward(error))) => {
-            let (status, fault) = forward_failed(&error);
-            end(&mut respond, &mut progress, &status);
-            Some(fault)
-        }
-        Ok(Err(RelayError::ShuttingDown)) => {
-            end(&mut respond, &mut progress, &shutting_down());
-            Some("shutting_down")
-        }
-        Ok(Err(RelayError::Withheld(status))) => {
-            end(&mut respond, &mut progress, &status);
-            Some("withheld")
-        }
-        Err(_) => {
-            let (status, fault) = timed_out();
+    let fault = match relay(asking, &permit, &recorded, deadline, &mut respond, &mut progress).await
+    {
+        Ok(()) => progress.told.and_then(|told| told.fault),
+        Err(RelayError::ClientGone) => Some("client_gone"),
+        Err(error) => {
+            let (status, fault) = error.told();
             end(&mut respond, &mut progress, &status);
             Some(fault)
         }
@@ -98,41 +86,119 @@ pub(super) async fn run(
     });
 }
 
+impl RelayError {
+    /// What the client hears, and the name in the record.
+    fn told(self) -> (Status, &'static str) {
+        match self {
+            Self::Forward(error) => forward_failed(&error),
+            Self::TimedOut | Self::ClientGone => timed_out(),
+            Self::ShuttingDown => (shutting_down(), "shutting_down"),
+            Self::Withheld(status) => (status, "withheld"),
+        }
+    }
+}
+
 async fn relay(
     asking: &Asking<'_>,
     permit: &Permit,
     recorded: &Recorded,
+    deadline: Option<Instant>,
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
 ) -> Result<(), RelayError> {
+    let waiting = Waiting { core: asking.core, rpc: permit.rpc(), deadline };
     if let Some(lease) = permit_session_lease(permit) {
         // On the heap: a rare step must not make the future of every call larger.
         let mut granting = Box::pin(step(asking, &lease, recorded));
-        if let Some(refused) = until_client_goes(respond, granting.as_mut()).await? {
+        if let Some(refused) = waiting.until_end(respond, granting.as_mut()).await? {
             return finish(respond, progress, &refused);
         }
     }
-    let forwarding =
+    let mut forwarding =
         pin!(forward(&asking.core.pool, permit, recorded, asking.call, asking.metadata));
-    let reply = until_client_goes(respond, forwarding).await?;
+    let reply = match waiting.until_end(respond, forwarding.as_mut()).await {
+        Ok(reply) => reply,
+        Err(error @ (RelayError::ClientGone | RelayError::TimedOut)) if permit.rpc().writes() => {
+            if matches!(error, RelayError::TimedOut) {
+                end(respond, progress, &timed_out().0);
+            }
+            Box::pin(settle(asking.core, forwarding, progress)).await;
+            return Err(error);
+        }
+        Err(error) => return Err(error),
+    };
     match Rewrite::of(permit.rpc(), permit.touches()) {
         None => {
             let endless = Endless::of(permit.rpc(), asking.core);
-            pass_through(reply, endless, respond, progress).await
+            let passing = pass_through(reply, endless, respond, progress);
+            waiting.until_deadline(passing).await
         }
-        Some(rewrite) => Box::pin(rewritten(asking, rewrite, reply, respond, progress)).await,
+        Some(rewrite) => {
+            Box::pin(rewritten(asking, &waiting, rewrite, reply, respond, progress)).await
+        }
     }
 }
 
-/// What comes first of etcd's answer and the client's end.
-async fn until_client_goes<T>(
-    respond: &mut SendResponse<Bytes>,
-    answer: Pin<&mut impl Future<Output = Result<T, ForwardError>>>,
-) -> Result<T, RelayError> {
-    tokio::select! {
-        biased;
-        answer = answer => Ok(answer?),
-        _ = std::future::poll_fn(|context| respond.poll_reset(context)) => Err(RelayError::ClientGone),
+/// A writer that does not wait for the answer must not decide that nobody ever learns what came of
+/// the write: the answer is still taken, for the record.
+async fn settle(
+    core: &Core,
+    forwarding: Pin<&mut impl Future<Output = Result<Reply, ForwardError>>>,
+    progress: &mut Progress,
+) {
+    let settling = async { collect(forwarding.await?).await };
+    let settled = tokio::time::timeout(core.limits.call_timeout, settling).await;
+    if let Ok(Ok(Whole { message: Some(message), .. })) = settled {
+        progress.scan.push(&framed(&message));
+    }
+}
+
+/// What may end a call while etcd has not answered.
+struct Waiting<'a> {
+    core: &'a Core,
+    rpc: Rpc,
+    deadline: Option<Instant>,
+}
+
+impl Waiting<'_> {
+    /// What comes first of etcd's answer, the client's end, the call's and our own.
+    async fn until_end<T>(
+        &self,
+        respond: &mut SendResponse<Bytes>,
+        answer: Pin<&mut impl Future<Output = Result<T, ForwardError>>>,
+    ) -> Result<T, RelayError> {
+        let answered = async {
+            tokio::select! {
+                biased;
+                answer = answer => Ok(answer?),
+                _ = std::future::poll_fn(|context| respond.poll_reset(context)) => {
+                    Err(RelayError::ClientGone)
+                }
+                () = self.our_end() => Err(RelayError::ShuttingDown),
+            }
+        };
+        self.until_deadline(answered).await
+    }
+
+    async fn until_deadline<T>(
+        &self,
+        relaying: impl Future<Output = Result<T, RelayError>>,
+    ) -> Result<T, RelayError> {
+        match self.deadline {
+            None => relaying.await,
+            Some(deadline) => {
+                let ended = tokio::time::timeout_at(deadline, relaying).await;
+                ended.unwrap_or(Err(RelayError::TimedOut))
+            }
+        }
+    }
+
+    /// Comes when ringfence ends, for calls that may wait for others longer than it will.
+    async fn our_end(&self) {
+        let waits = self.rpc.waits_for_others();
+        if !(waits && self.core.draining.clone().wait_for(|draining| *draining).await.is_ok()) {
+            std::future::pending().await
+        }
     }
 }
 
@@ -218,12 +284,13 @@ async fn next_chunk(
 /// A reply whose message is changed, or withheld.
 async fn rewritten(
     asking: &Asking<'_>,
+    waiting: &Waiting<'_>,
     rewrite: Rewrite,
     reply: Reply,
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
 ) -> Result<(), RelayError> {
-    let whole = until_client_goes(respond, pin!(collect(reply))).await?;
+    let whole = waiting.until_end(respond, pin!(collect(reply))).await?;
     let Some(message) = whole.message else {
         return finish(respond, progress, &whole.trailers);
     };
@@ -254,6 +321,9 @@ fn finish(
 
 /// Ends a call with a status of our own, wherever its reply stands.
 fn end(respond: &mut SendResponse<Bytes>, progress: &mut Progress, status: &Status) {
+    if std::mem::replace(&mut progress.ended, true) {
+        return;
+    }
     progress.told = Some(Told { status: status.code as u16, fault: None });
     match &mut progress.body {
         None => answer(respond, status),

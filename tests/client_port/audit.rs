@@ -74,3 +74,33 @@ fn request(call: usize) -> (&'static str, bytes::Bytes, u16) {
         ("/etcdserverpb.KV/Range", framed(&range.encode_to_vec()), expected)
     }
 }
+
+/// The attack: a writer that gives the call no time, so that its record never says what was written.
+#[tokio::test]
+async fn a_writer_that_does_not_wait_for_the_answer_hides_no_write() {
+    let pki = Pki::make();
+    let etcd = Etcd::start("3.7", &pki);
+    let mut ringfence = Ringfence::start(&pki, &etcd.endpoint());
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let put = |value: &str| {
+        let (key, value) = ("/tenants/acme/x".into(), value.to_owned().into());
+        framed(&PutRequest { key, value, ..Default::default() }.encode_to_vec())
+    };
+    let mut hurried = 0;
+    for timeout in ["1n", "300u", "2m"] {
+        for number in 0..50 {
+            let put = put(&number.to_string());
+            let reply = acme.call(PUT, &[("grpc-timeout", timeout)], put).await;
+            hurried += u64::from(reply.grpc_status == Some(4));
+        }
+    }
+    assert!(hurried > 0, "no call ran out of time");
+    let last: PutResponse = acme.call(PUT, &[], put("last")).await.message();
+    let revision = last.header.unwrap().revision;
+    drop(acme);
+    assert_eq!(ringfence.stop().code(), Some(0));
+    let told: std::collections::BTreeSet<i64> =
+        ringfence.records().iter().filter_map(|record| record["revision"].as_i64()).collect();
+    // Revision 1 is the empty store.
+    assert_eq!(told, (2..=revision).collect());
+}

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ringfence::etcd::pb::etcdserverpb::RangeRequest;
+use ringfence::etcd::pb::etcdserverpb::watch_request::RequestUnion;
+use ringfence::etcd::pb::etcdserverpb::{RangeRequest, WatchRequest, WatchResponse};
 
 use crate::support::{
     End, Etcd, Pki, RawClient, Ringfence, Tap, framed, free_port, http_get, silent_member, wait_for,
 };
+use crate::watch::{WATCH, create};
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 /// A read that `acme` may make.
@@ -160,4 +162,45 @@ async fn a_reply_without_a_status_is_internal_and_a_fault() {
         assert_eq!(reply.grpc_status, Some(13), "{end:?}");
         assert_eq!(faults(&mut ringfence), ["no_status"], "{end:?}");
     }
+}
+
+/// Streams do not outlive the etcd that they lead to, and their clients can begin again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_killed_under_a_watch_is_unavailable_then_watched_again() {
+    let pki = Pki::make();
+    let mut etcd = Etcd::start("3.7", &pki);
+    let mut ringfence = Ringfence::start(&pki, &etcd.endpoint());
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let create = WatchRequest {
+        request_union: Some(RequestUnion::CreateRequest(create("/tenants/acme/x", ""))),
+    };
+    let mut stream = acme.stream(WATCH).await;
+    stream.send(&create);
+    assert!(stream.next::<WatchResponse>().await.created);
+    etcd.kill();
+    let end = stream.expect_end().await;
+    assert_eq!(end.grpc_status, Some(14), "{end:?}");
+    // Nobody is there: the stream ends before it begins, and is recorded.
+    let mut stream = acme.stream(WATCH).await;
+    stream.send(&create);
+    let end = stream.expect_end().await;
+    assert_eq!(end.grpc_status, Some(14), "{end:?}");
+    etcd.restart();
+    let mut created = None;
+    for _ in 0..1000 {
+        let mut stream = acme.stream(WATCH).await;
+        stream.send(&create);
+        created = stream.next_or_end::<WatchResponse>().await;
+        if created.is_some() {
+            break;
+        }
+        assert_eq!(stream.end.unwrap().grpc_status, Some(14));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(created.is_some_and(|created| created.created));
+    drop(acme);
+    let streams = ringfence.decisions().len();
+    let records = ringfence.records();
+    let of_type = |kind: &str| records.iter().filter(|record| record["type"] == kind).count();
+    assert_eq!((of_type("outcome"), of_type("stream.end")), (streams, streams));
 }

@@ -18,34 +18,40 @@ pub struct Etcd {
     /// Where it serves HTTP, when that is not where it serves gRPC.
     http_port: Option<u16>,
     tls: Option<[PathBuf; 3]>,
+    more: Vec<String>,
 }
 
 impl Etcd {
     /// With mutual TLS.
     pub fn start(version: &str, pki: &Pki) -> Self {
+        Self::start_with(version, pki, &[])
+    }
+
+    /// The same, with more flags.
+    pub fn start_with(version: &str, pki: &Pki, more: &[&str]) -> Self {
         let files = ["etcd-server.crt", "etcd-server.key", "kubernetes-ca.crt"];
-        Self::launch(version, Some(files.map(|file| pki.path(file))), false)
+        Self::launch(version, Some(files.map(|file| pki.path(file))), false, more)
     }
 
     /// With mutual TLS, and a CA for clients that did not sign ringfence's certificate.
     pub fn start_refusing(version: &str, pki: &Pki) -> Self {
         let files = ["etcd-server.crt", "etcd-server.key", "foreign-ca.crt"];
-        Self::launch(version, Some(files.map(|file| pki.path(file))), false)
+        Self::launch(version, Some(files.map(|file| pki.path(file))), false, &[])
     }
 
     /// In plain text, for tests that need speed and not the second handshake.
     pub fn start_plain(version: &str) -> Self {
-        Self::launch(version, None, false)
+        Self::launch(version, None, false, &[])
     }
 
     /// With mutual TLS, gRPC on one port and HTTP on another.
     pub fn start_split(version: &str, pki: &Pki) -> Self {
         let files = ["etcd-server.crt", "etcd-server.key", "kubernetes-ca.crt"];
         let tls = files.map(|file| pki.path(file));
-        Self::launch(version, Some(tls), true)
+        Self::launch(version, Some(tls), true, &[])
     }
 
-    fn launch(version: &str, tls: Option<[PathBuf; 3]>, split: bool) -> Self {
+    fn launch(version: &str, tls: Option<[PathBuf; 3]>, split: bool, more: &[&str]) -> Self {
         let binaries = installed(version);
         // A port that was free a moment ago may be somebody else's by now.
         for _ in 0..STARTS_MAX {
@@ -58,6 +64,7 @@ impl Etcd {
                 metrics_port: free_port(),
                 http_port: split.then(free_port),
                 tls: tls.clone(),
+                more: more.iter().map(|&flag| flag.to_owned()).collect(),
             };
             if etcd.comes_up() {
                 return etcd;
@@ -83,6 +90,18 @@ impl Etcd {
     /// `etcd` or `etcdctl` of the same release.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.binaries.join(name)
+    }
+
+    /// The port that clients use, for those that go past ringfence.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The number that a metric of its own shows.
+    pub fn metric(&self, name: &str) -> u64 {
+        let (_, text) = http_get(self.metrics_port, "/metrics").unwrap();
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
+        line.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
     /// Ends it at once, as a crash does.
@@ -112,6 +131,7 @@ impl Etcd {
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("test={peer}")])
             .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{}", self.metrics_port)])
+            .args(&self.more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());

@@ -6,14 +6,16 @@ mod http1;
 mod pki;
 mod program;
 mod raw;
+mod stream;
 mod tap;
 pub mod wire;
 
 pub use etcd::Etcd;
 pub use http1::{Http1, HttpTap, Then, response_head};
 pub use pki::Pki;
-pub use program::Ringfence;
+pub use program::{Ringfence, Settings};
 pub use raw::{RawClient, Reply, framed};
+pub use stream::RawStream;
 pub use tap::{End, Tap};
 
 use std::net::TcpListener;
@@ -33,6 +35,11 @@ pub fn silent_member() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     (listener, endpoint)
+}
+
+/// A size from the environment, for runs that are larger than the gate's.
+pub fn number_from_environment(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |number| number.parse().expect(name))
 }
 
 /// Polls until it holds.

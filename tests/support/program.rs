@@ -1,7 +1,7 @@
 //! The real program, started and signalled.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use serde_json::Value;
@@ -35,6 +35,32 @@ rules = [
 ]
 "#;
 
+/// What can differ from one ringfence to the next.
+#[derive(Default)]
+pub struct Settings<'a> {
+    /// More lines of the config.
+    pub config: &'a str,
+    /// More identities and roles.
+    pub policy: &'a str,
+    /// Keys of leases that others use too; its own otherwise.
+    pub lease_keys: Option<&'a Path>,
+}
+
+/// What can differ from one ringfence to the next.
+#[derive(Default)]
+pub struct Settings<'a> {
+    /// More lines of the config.
+    pub config: &'a str,
+    /// More lines of its table `audit`.
+    pub audit: &'a str,
+    /// More identities and roles.
+    pub policy: &'a str,
+    /// Identities and roles instead of the usual ones.
+    pub only_policy: &'a str,
+    /// Keys of leases that others use too; its own otherwise.
+    pub lease_keys: Option<&'a Path>,
+}
+
 pub struct Ringfence {
     child: Child,
     folder: tempfile::TempDir,
@@ -50,21 +76,19 @@ impl Ringfence {
 
     /// The same, with more lines in the config.
     pub fn start_with(pki: &Pki, endpoint: &str, more: &str) -> Self {
-        Self::start_with_policy(pki, endpoint, POLICY, more)
+        Self::start_as(pki, endpoint, &Settings { config: more, ..Settings::default() })
     }
 
     /// The same, with another policy.
     pub fn start_with_policy(pki: &Pki, endpoint: &str, policy: &str, more: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
-        command.env("RUST_LOG", "debug");
-        Self::launch(pki, &format!("endpoints = [\"{endpoint}\"]"), policy, ["", more], command)
+        let settings = Settings { only_policy: policy, config: more, ..Settings::default() };
+        Self::start_as(pki, endpoint, &settings)
     }
 
     /// The same, with any lines that say where etcd is.
-    pub fn start_before(pki: &Pki, endpoints: &str, more: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
-        command.env("RUST_LOG", "debug");
-        Self::launch(pki, endpoints, POLICY, ["", more], command)
+    pub fn start_before(pki: &Pki, upstream: &str, more: &str) -> Self {
+        let settings = Settings { config: more, ..Settings::default() };
+        Self::launch(pki, upstream, &settings, Self::program())
     }
 
     /// The same, quiet, with a small audit queue, and no file of it can grow beyond 64 KiB.
@@ -73,23 +97,35 @@ impl Ringfence {
         // An ignored SIGXFSZ is inherited: a write fails instead of ending the process.
         let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\"";
         command.args(["-c", script, env!("CARGO_BIN_EXE_ringfence")]).env("RUST_LOG", "error");
-        let endpoints = format!("endpoints = [\"{endpoint}\"]");
         let audit = "queue_bytes = 65536\nwait_seconds = 0";
-        Self::launch(pki, &endpoints, POLICY, [audit, ""], command)
+        let settings = Settings { audit, ..Settings::default() };
+        Self::launch(pki, &format!("endpoints = [\"{endpoint}\"]"), &settings, command)
     }
 
-    fn launch(
-        pki: &Pki,
-        endpoints: &str,
-        policy: &str,
-        [audit, more]: [&str; 2],
-        mut command: Command,
-    ) -> Self {
+    /// The same, with anything that can differ.
+    pub fn start_as(pki: &Pki, endpoint: &str, settings: &Settings<'_>) -> Self {
+        let upstream = format!("endpoints = [\"{endpoint}\"]");
+        Self::launch(pki, &upstream, settings, Self::program())
+    }
+
+    /// The program, at its most talkative.
+    fn program() -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
+        command.env("RUST_LOG", "debug");
+        command
+    }
+
+    fn launch(pki: &Pki, upstream: &str, settings: &Settings<'_>, mut command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, admin_port) = (free_port(), free_port());
         let pki_folder = pki.path("");
         let pki_folder = pki_folder.display();
+        let usual = if settings.only_policy.is_empty() { POLICY } else { settings.only_policy };
+        let policy = format!("{usual}{}", settings.policy);
         fs::write(folder.path().join("policy.toml"), policy).unwrap();
+        let own_keys = folder.path().join("lease-keys");
+        let lease_keys = settings.lease_keys.unwrap_or(&own_keys).display();
+        let (more, audit) = (settings.config, settings.audit);
         let config = format!(
             r#"
 version = 1
@@ -107,9 +143,9 @@ roots = "{pki_folder}/tenants-ca.crt"
 [client.advertise]
 test = ["https://127.0.0.1:{port}"]
 [leases]
-keys = "lease-keys"
+keys = "{lease_keys}"
 [upstream]
-{endpoints}
+{upstream}
 ca = "{pki_folder}/kubernetes-ca.crt"
 certificate = "{pki_folder}/ringfence-client.crt"
 key = "{pki_folder}/ringfence-client.key"

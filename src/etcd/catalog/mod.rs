@@ -169,6 +169,28 @@ impl Rpc {
     pub const fn is_open_ended(self) -> bool {
         !matches!(self.entry().shape, Shape::Unary) || matches!(self, Self::Lock | Self::Campaign)
     }
+
+    /// Whether it changes the store, and answers as soon as it has.
+    #[must_use]
+    pub const fn writes(self) -> bool {
+        matches!(
+            self,
+            Self::Put
+                | Self::DeleteRange
+                | Self::Txn
+                | Self::Compact
+                | Self::LeaseRevoke
+                | Self::Unlock
+                | Self::Proclaim
+                | Self::Resign
+        )
+    }
+
+    /// Whether its answer, or the next message of it, comes only when others do something.
+    #[must_use]
+    pub const fn waits_for_others(self) -> bool {
+        matches!(self, Self::Lock | Self::Campaign | Self::Observe | Self::HealthWatch)
+    }
 }
 
 #[cfg(test)]

@@ -187,3 +187,24 @@ proptest! {
         }
     }
 }
+
+/// A request read as another RPC's message would be decided on as something that it is not.
+#[test]
+fn every_rpc_is_read_as_the_message_that_its_description_names() {
+    let bytes = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+    let set = prost_types::FileDescriptorSet::decode(&bytes[..]).unwrap();
+    let mut described = std::collections::BTreeMap::new();
+    for file in &set.file {
+        for service in &file.service {
+            for method in &service.method {
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                described.insert(path, method.input_type().trim_start_matches('.').to_owned());
+            }
+        }
+    }
+    let table = messages::table();
+    assert!(table.len() > 30, "{} RPCs", table.len());
+    for (rpc, message) in table {
+        assert_eq!(described[rpc.path()], message, "{rpc:?}");
+    }
+}
