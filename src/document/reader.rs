@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Location, Problems};
 
-/// The most values one list may hold, so that a broken file cannot fill the memory with errors.
+/// The most entries that a list or table may hold: more is an error, and what would be read of it is
+/// bounded. Nothing is cut silently: a rule that goes unread may be one that denies.
 const LIST_MAX: usize = 100_000;
 
 /// A value and where it stands.
@@ -175,6 +176,7 @@ impl<'d> TableReader<'d> {
             self.wrong_type(key, location, value, "a list of texts");
             return Vec::new();
         };
+        self.check_length(&self.path(key), list.len(), location);
         let mut texts = Vec::new();
         for item in list.iter().take(LIST_MAX) {
             let location = self.document.location_of(&item.span());
@@ -184,6 +186,13 @@ impl<'d> TableReader<'d> {
             }
         }
         texts
+    }
+
+    fn check_length(&self, path: &str, length: usize, location: &Location) {
+        if length > LIST_MAX {
+            let what = format!("`{path}` has {length} entries, more than {LIST_MAX}");
+            self.problems.error(location, what, "share them out among several");
+        }
     }
 
     /// A list of texts that must be there and must not be empty.
@@ -270,6 +279,7 @@ impl<'d> TableReader<'d> {
             self.wrong_type(key, &location, value, "a list of tables");
             return Vec::new();
         };
+        self.check_length(&self.path(key), list.len(), &location);
         let mut tables = Vec::new();
         for item in list.iter().take(LIST_MAX) {
             let location = self.document.location_of(&item.span());
@@ -284,6 +294,7 @@ impl<'d> TableReader<'d> {
     /// Every key with its list of texts; for tables whose keys the user chooses.
     #[must_use]
     pub fn lists_by_key(&self) -> Vec<(Located<String>, Vec<Located<String>>)> {
+        self.check_length(&self.name, self.table.len(), &self.location);
         let mut lists = Vec::new();
         for (key, value) in self.table.iter().take(LIST_MAX) {
             let name = key.get_ref().to_string();
@@ -338,4 +349,41 @@ fn known_list(taken: &[&str]) -> String {
     known.sort();
     known.dedup();
     known.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Problem;
+    use super::*;
+
+    /// Reads with `read` and compares what is reported.
+    fn check(text: &str, read: impl FnOnce(&TableReader<'_>), expected: &[&str]) {
+        let problems = Problems::default();
+        let document = Document::new("file", text);
+        let table = document.parse(&problems);
+        read(&document.root(&table, &problems));
+        let found: Vec<String> = problems.into_sorted().iter().map(Problem::to_string).collect();
+        assert_eq!(found, expected, "{:.80}", text);
+    }
+
+    #[test]
+    fn a_list_that_is_longer_than_what_is_read_is_an_error_and_not_cut() {
+        let list = |name: &str, entry: &str, count: usize| {
+            format!("{name} = [{}]", vec![entry; count].join(", "))
+        };
+        let read = |root: &TableReader<'_>| {
+            drop(root.texts("texts"));
+            drop(root.tables("tables"));
+            drop(root.table("by_key").map(|table| table.lists_by_key()));
+        };
+        let hint = "\n  hint: share them out among several";
+        let error = |name: &str| {
+            format!("error: file:1: `{name}` has 100001 entries, more than 100000{hint}")
+        };
+        check(&list("texts", "\"\"", LIST_MAX), read, &[]);
+        check(&list("texts", "\"\"", LIST_MAX + 1), read, &[&error("texts")]);
+        check(&list("tables", "{}", LIST_MAX + 1), read, &[&error("tables")]);
+        let keys: String = (0..=LIST_MAX).map(|key| format!("k{key} = []\n")).collect();
+        check(&format!("[by_key]\n{keys}"), read, &[&error("by_key")]);
+    }
 }
