@@ -36,7 +36,7 @@ pub(super) struct Arguments {
 
 /// Exit code 0 for yes, 1 for no, 2 when it cannot be said.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let config = match config::load(&arguments.config) {
+    let config = match config::load(&arguments.config, clock::since_epoch()) {
         Ok(config) => config,
         Err(problems) => {
             complain_all(&problems);

@@ -59,7 +59,7 @@ impl Recipe {
     pub fn read(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
         let problems = Problems::default();
         let document = Document::new(file, text);
-        let table = document.parse(&problems);
+        let Some(table) = document.parse(&problems) else { return Err(problems.into_sorted()) };
         let root = document.root(&table, &problems);
         let authorities = root.tables("authority").into_iter().filter_map(read_authority);
         let authorities: Vec<AuthorityRecipe> = authorities.collect();
