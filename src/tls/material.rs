@@ -258,3 +258,32 @@ pub fn in_plain_words(error: &rustls::Error) -> String {
     };
     words.to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_the_other_side_will_refuse_is_doubted() {
+        let mut params = rcgen::CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = params.self_signed(&key).unwrap();
+        let der = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let signing = provider().key_provider.load_private_key(der).unwrap();
+        let pair = Arc::new(CertifiedKey::new(vec![leaf.der().clone()], signing));
+
+        let check = |purpose, years: u64, expected: &[&str]| {
+            let now = Duration::from_secs(years * 31_557_600);
+            let found = doubts(&pair, purpose, now);
+            assert_eq!(found.len(), expected.len(), "{found:?}");
+            assert!(found.iter().zip(expected).all(|(a, b)| a.starts_with(b)), "{found:?}");
+        };
+        check(Purpose::Server, 55, &[]);
+        check(Purpose::Server, 49, &["is not valid yet: its first moment is Jan  1"]);
+        check(Purpose::Server, 61, &["has expired: its last moment was Jan  1"]);
+        check(Purpose::Client, 61, &["has expired", "is not for TLS clients"]);
+    }
+}
