@@ -239,6 +239,13 @@ fn read_limits(table: TableReader<'_>) -> RawLimits {
             safe.drain_timeout_seconds,
         ),
     };
+    check_share(&table, &limits);
+    table.finish();
+    limits
+}
+
+/// A share that one request could not fit into would refuse every large one.
+fn check_share(table: &TableReader<'_>, limits: &RawLimits) {
     if limits.request_bytes_per_principal < limits.request_bytes + FRAME_HEAD_BYTES {
         let keys = ["request_bytes_per_principal", "request_bytes"];
         let set = keys.into_iter().find(|key| table.has(key)).unwrap_or("request_bytes");
@@ -246,6 +253,4 @@ fn read_limits(table: TableReader<'_>) -> RawLimits {
         let hint = "raise it, or lower `limits.request_bytes`";
         table.problems().error(&table.location_of_key(set), what, hint);
     }
-    table.finish();
-    limits
 }

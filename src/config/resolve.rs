@@ -207,7 +207,7 @@ impl Loader<'_> {
             }
         }
         let https = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Https { .. }));
-        let connector = self.connector(raw, https);
+        let connector = self.connector(raw);
         let usable = !endpoints.is_empty() && (!https || connector.is_some());
         usable.then(|| upstream::Config {
             endpoints,
@@ -219,8 +219,8 @@ impl Loader<'_> {
     }
 
     /// Every file that is named is opened, needed or not.
-    fn connector(&self, raw: &RawUpstream, https: bool) -> Option<Connector> {
-        let location = raw.endpoints.first().map(|endpoint| endpoint.location.clone())?;
+    fn connector(&self, raw: &RawUpstream) -> Option<Connector> {
+        let https = raw.endpoints.iter().find(|endpoint| endpoint.value.starts_with("https:"));
         let pair = match (&raw.certificate, &raw.key) {
             (None, None) => Some(None),
             (Some(certificate), Some(key)) => {
@@ -233,10 +233,10 @@ impl Loader<'_> {
             }
         };
         let Some(ca) = &raw.ca else {
-            if https {
+            if let Some(https) = https {
                 let what = "`upstream.ca` is missing, and an endpoint is https";
                 let hint = "ca = \"FILE\": without it nobody could tell etcd from an impostor";
-                self.problems.error(&location, what, hint);
+                self.problems.error(&https.location, what, hint);
             }
             return None;
         };
@@ -244,12 +244,9 @@ impl Loader<'_> {
         let roots = roots
             .map_err(|error| self.problems.error(&ca.location, error.to_string(), error.hint()))
             .ok();
-        let (roots, pair) = (roots?, pair?);
-        if !https {
-            return None;
-        }
+        let (roots, pair, https) = (roots?, pair?, https?);
         let connector = Connector::new(roots, pair.as_ref());
-        connector.map_err(|error| self.problems.error(&location, error.to_string(), "")).ok()
+        connector.map_err(|error| self.problems.error(&https.location, error.to_string(), "")).ok()
     }
 
     fn lease_keys(&self, file: Option<&Located<String>>) -> Option<LeaseKeyFile> {
