@@ -375,3 +375,23 @@ fn several_mistakes_in_several_files_are_told_in_one_run() {
         (POLICY, &POLICY.replace("\"get\"", "\"read\"").replace("[\"tenant\"]", "[\"nobody\"]")),
     );
 }
+
+#[test]
+fn a_recipe_is_followed_whole_or_not_at_all() {
+    let folder = folder();
+    let recipe = "[[authority]]\nname = \"ca\"\ncommon_name = \"ca\"\n\n[[certificate]]\n\
+        name = \"leaf\"\nauthority = \"ca\"\nuse = [\"client\"]\ndns = [\"caf\u{e9}\"]\n";
+    fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
+    let make = || ringfence(folder.path(), &["cert", "make", "recipe.toml", "made"]);
+    let (success, said) = make();
+    assert!(!success && said.starts_with("error: certificate `leaf`: "), "{said}");
+    assert!(!folder.path().join("made").exists(), "{said}");
+
+    fs::write(folder.path().join("recipe.toml"), recipe.replace('\u{e9}', "e")).unwrap();
+    assert!(make().0);
+    let (success, said) = make();
+    let expected = "error: cannot write `made/ca.crt`: File exists (os error 17)\n  \
+        hint: nothing is replaced: remove it, or name another folder\n";
+    assert!(!success, "{said}");
+    assert_eq!(said, expected);
+}
