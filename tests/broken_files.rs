@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -76,6 +78,18 @@ fn check(name: &str, config: (&str, &str), policy: (&str, &str)) {
     insta::assert_snapshot!(name, said);
 }
 
+/// As `check`, for files that work and are probably not meant.
+fn warn(name: &str, config: &str, policy: &str) {
+    let folder = folder();
+    fs::write(folder.path().join("ringfence.toml"), config).unwrap();
+    fs::write(folder.path().join("policy.toml"), policy).unwrap();
+    let (success, said) = ringfence(folder.path(), &["check"]);
+    assert!(success, "{said}");
+    assert!(said.contains("warning: "), "{said}");
+    let date = said.split("moment was ").nth(1).and_then(|rest| rest.lines().next());
+    insta::assert_snapshot!(name, said.replace(date.unwrap_or("no date"), "DATE"));
+}
+
 fn check_config(name: &str, old: &str, new: &str) {
     check(name, (old, new), ("", ""));
 }
@@ -143,6 +157,190 @@ fn every_mistake_of_a_config_is_told() {
     check_config("config_advertise", "[upstream]", advertise);
     check_config("config_policy_missing", "policy.toml", "policy.d/*.toml");
     check_config("config_version", "version = 1", "version = 2");
+    check_config("config_table_not_closed", "[audit]", "[audit # where records are");
+    check_config("config_quote_not_closed", "\"audit\"", "\"audit # where records are");
+    let small = "[limits]\nrequest_bytes_per_principal = 4096\n\n[audit]";
+    check_config("config_share_too_small", "[audit]", small);
+    let twice = "[[client.ca]]\nname = \"tenants\"\nroots = \"gone.crt\"\n\n[[client.ca]]";
+    check_config("config_ca_twice", "[[client.ca]]", twice);
+    check_config("config_policy_pattern", "policy.toml", "a**b");
+    check_config("config_key_missing", "ringfence-server.key", "gone.key");
+    let twice = "[\"0.0.0.0:2379\", \"127.0.0.1:2379\", \"127.0.0.1:9379\"]";
+    check_config("config_address_twice", "[\"127.0.0.1:2379\"]", twice);
+    check_config("config_audit_no_folder", "\"audit\"", "\"policy.toml/audit\"");
+    check_config("config_text_for_a_list", "[\"127.0.0.1:2379\"]", "\"127.0.0.1:2379\"");
+    check_config("config_roots_are_a_key", "tenants-ca.crt", "tenants-ca.key");
+    check_config("config_certificate_for_a_key", "ringfence-server.key", "ringfence-server.crt");
+}
+
+#[test]
+fn every_file_is_opened_even_when_no_endpoint_is_https() {
+    let unix =
+        |rest: &str| format!("[upstream]\nendpoints = [\"unix:///run/etcd\"]\n{rest}[audit]");
+    let (head, tail) = (CONFIG.split("[upstream]").next(), CONFIG.split("[audit]").nth(1));
+    let whole = |rest| [head.unwrap(), &unix(rest), tail.unwrap()].concat();
+    let missing = whole("ca = \"a\"\ncertificate = \"b\"\nkey = \"c\"\n");
+    check_config("config_unused_files_missing", CONFIG, &missing);
+    check_config("config_unused_certificate", CONFIG, &whole("certificate = \"b\"\n"));
+}
+
+#[test]
+fn what_will_not_work_is_warned_of() {
+    let swapped = CONFIG
+        .replace("ringfence-server", "swapped")
+        .replace("ringfence-client", "expired")
+        .replace("swapped", "ringfence-client");
+    warn("warned_certificates", &swapped, POLICY);
+    warn("warned_no_identity", CONFIG, "");
+    let idle = "[[role]]\nname = \"idle\"\n\n[[role]]\nname = \"none\"\nrules = [\n  \
+        { key = \"a\", allow = [] },\n  { key = \"a\", allow = [\"get\"], deny = [] },\n]\n\n[[role]]";
+    warn("warned_rules", CONFIG, &POLICY.replace("[[role]]", idle));
+}
+
+/// Files that `ringfence` cannot use, each put in the place of another.
+#[test]
+fn a_file_of_another_kind_is_told_from_a_broken_one() {
+    let folder = folder();
+    fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
+    let pem = fs::read_to_string(folder.path().join("pki/tenants-ca.crt")).unwrap();
+    let key = fs::read_to_string(folder.path().join("pki/acme.key")).unwrap();
+    for (name, file, bytes) in [
+        ("der.crt", "pki/tenants-ca.crt", b"\x30\x82\x01\xff\xfe".to_vec()),
+        ("der.key", "pki/ringfence-server.key", b"\x30\x82\x01\xff\xfe".to_vec()),
+        ("cut.crt", "pki/tenants-ca.crt", pem.split("-----END").next().unwrap().into()),
+        (
+            "encrypted.key",
+            "pki/ringfence-server.key",
+            key.replace("PRIVATE", "ENCRYPTED PRIVATE").into(),
+        ),
+        ("latin.toml", "policy.toml", b"# caf\xc3\xa9\n# caf\xe9\n".to_vec()),
+    ] {
+        fs::write(folder.path().join(name), bytes).unwrap();
+        fs::write(folder.path().join("ringfence.toml"), CONFIG.replace(file, name)).unwrap();
+        let (success, said) = ringfence(folder.path(), &["check"]);
+        assert!(!success, "{said}");
+        insta::assert_snapshot!(format!("kind_{name}"), said);
+    }
+}
+
+#[test]
+fn a_pipe_is_refused_instead_of_waited_for() {
+    let folder = folder();
+    for (name, config) in [
+        ("ringfence.toml", ""),
+        ("policy.toml", CONFIG),
+        ("lease-keys", &format!("{CONFIG}\n[leases]\nkeys = \"lease-keys\"\n")),
+        ("roots", &CONFIG.replace("pki/tenants-ca.crt", "roots")),
+    ] {
+        fs::write(folder.path().join("ringfence.toml"), config).unwrap();
+        fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
+        let path = folder.path().join(name);
+        drop(fs::remove_file(&path));
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let mut checking = Command::new(env!("CARGO_BIN_EXE_ringfence"))
+            .arg("check")
+            .current_dir(folder.path())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let ended = (0..3000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            checking.try_wait().unwrap().is_some()
+        });
+        if !ended {
+            checking.kill().unwrap();
+        }
+        let output = checking.wait_with_output().unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(ended, "`{name}` was waited for");
+        assert!(!output.status.success());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(&format!("`{name}` is no regular file")), "{said}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_with_its_setting() {
+    let folder = folder();
+    fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let config = CONFIG.replace("127.0.0.1:2379", "127.0.0.1:0");
+    for (setting, config) in [
+        ("client.listen", CONFIG.replace("127.0.0.1:2379", &taken.to_string())),
+        ("admin.listen", format!("{config}\n[admin]\nlisten = \"{taken}\"\n")),
+    ] {
+        fs::write(folder.path().join("ringfence.toml"), config).unwrap();
+        let (success, said) = ringfence(folder.path(), &["serve"]);
+        assert!(!success, "{said}");
+        let expected = format!("error: cannot listen on {taken}, `{setting}`: Address");
+        assert!(said.contains(&expected), "{said}");
+    }
+    drop(holder);
+}
+
+#[test]
+fn a_config_that_is_not_there_is_said_with_a_hint() {
+    let folder = folder();
+    let (success, said) = ringfence(folder.path(), &["check"]);
+    assert!(!success, "{said}");
+    insta::assert_snapshot!("config_missing", said);
+}
+
+#[test]
+fn two_patterns_and_a_folder_with_brackets_name_a_file_once() {
+    let folder = folder();
+    let inner = folder.path().join("br[1]");
+    fs::create_dir(&inner).unwrap();
+    fs::rename(folder.path().join("pki"), inner.join("pki")).unwrap();
+    fs::write(inner.join("policy.toml"), POLICY).unwrap();
+    let files = "\"policy.toml\", \"p*.toml\", \"./policy.toml\", \"../br?1?/pol*.toml\"";
+    let config = CONFIG.replace("\"policy.toml\"", files);
+    fs::write(inner.join("ringfence.toml"), config).unwrap();
+    let (success, said) = ringfence(folder.path(), &["check", "--config", "br[1]/ringfence.toml"]);
+    assert!(success, "{said}");
+    assert_eq!(said, "br[1]/ringfence.toml: ok: 1 CAs, 1 identities, 2 rules\n");
+}
+
+/// Whoever runs the test: nobody may look into the folder, so root lends its place to another user.
+#[test]
+fn a_folder_that_cannot_be_looked_into_is_an_error_and_not_empty() {
+    let folder = folder();
+    fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
+    let (team, closed) = (folder.path().join("teams/a"), folder.path().join("teams/closed"));
+    for team in [&team, &closed] {
+        fs::create_dir_all(team).unwrap();
+        fs::write(team.join("more.toml"), "").unwrap();
+    }
+    let program = folder.path().join("program");
+    fs::copy(env!("CARGO_BIN_EXE_ringfence"), &program).unwrap();
+    let open =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let pki = folder.path().join("pki");
+    for entry in fs::read_dir(&pki).unwrap() {
+        open(&entry.unwrap().path(), 0o644);
+    }
+    open(&pki, 0o755);
+    open(folder.path(), 0o755);
+    open(&closed, 0o000);
+    let root = fs::read_dir(&closed).is_ok();
+    for pattern in ["teams/*/*.toml", "teams/*/more.toml", "teams/**/more.toml"] {
+        let files = format!("\"policy.toml\", \"{pattern}\"");
+        let config = CONFIG.replace("\"policy.toml\"", &files);
+        fs::write(folder.path().join("ringfence.toml"), config).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("check").current_dir(folder.path());
+        if root {
+            command.uid(65_534).gid(65_534);
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{pattern}: {said}");
+        let expected =
+            "error: ringfence.toml:22: cannot look into `teams/closed`: Permission denied";
+        assert!(said.starts_with(expected), "{pattern}: {said}");
+    }
+    open(&closed, 0o700);
 }
 
 #[test]
@@ -176,6 +374,8 @@ fn every_mistake_of_a_policy_is_told() {
     check_policy("policy_ip_and_spki", "cn = \"*\"", "ip = \"10.0.0\", spki = \"abc\"");
     check_policy("policy_hex", "prefix =", "encoding = \"hex\", prefix =");
     check_policy("policy_rule_without_verbs", ", allow = [\"get\", \"list\", \"put\"]", "");
+    check_policy("policy_encoding", "prefix =", "encoding = \"utf8\", prefix =");
+    check_policy("policy_not_toml", "[[role]]", "[[role]");
     check_policy("policy_empty_key", "prefix = \"/tenants/${cn}/\"", "key = \"\"");
 }
 
@@ -192,4 +392,24 @@ fn several_mistakes_in_several_files_are_told_in_one_run() {
         ),
         (POLICY, &POLICY.replace("\"get\"", "\"read\"").replace("[\"tenant\"]", "[\"nobody\"]")),
     );
+}
+
+#[test]
+fn a_recipe_is_followed_whole_or_not_at_all() {
+    let folder = folder();
+    let recipe = "[[authority]]\nname = \"ca\"\ncommon_name = \"ca\"\n\n[[certificate]]\n\
+        name = \"leaf\"\nauthority = \"ca\"\nuse = [\"client\"]\ndns = [\"caf\u{e9}\"]\n";
+    fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
+    let make = || ringfence(folder.path(), &["cert", "make", "recipe.toml", "made"]);
+    let (success, said) = make();
+    assert!(!success && said.starts_with("error: certificate `leaf`: "), "{said}");
+    assert!(!folder.path().join("made").exists(), "{said}");
+
+    fs::write(folder.path().join("recipe.toml"), recipe.replace('\u{e9}', "e")).unwrap();
+    assert!(make().0);
+    let (success, said) = make();
+    let expected = "error: cannot write `made/ca.crt`: File exists (os error 17)\n  \
+        hint: nothing is replaced: remove it, or name another folder\n";
+    assert!(!success, "{said}");
+    assert_eq!(said, expected);
 }

@@ -33,7 +33,7 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if path.is_dir() && !name.starts_with('.') && !["target", "demo-run"].contains(&&*name) {
+        if path.is_dir() && !name.starts_with('.') && !["target", "run"].contains(&&*name) {
             found.extend(files(&path, ending));
         } else if name.ends_with(ending) {
             found.push(path);

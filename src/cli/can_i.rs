@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::UnixTime;
 
 use super::{complain, complain_all, say};
 use crate::clock;
@@ -12,6 +11,7 @@ use crate::config::{self, Config};
 use crate::etcd::{KeyRange, KeyVerb, StoreVerb, StoredKey, Touch};
 use crate::identity::CertificateFacts;
 use crate::policy::{Cause, Identification, decide_touch};
+use crate::tls::material;
 use crate::tls::verifier::Authorities;
 
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     certificate: PathBuf,
     /// get, list, watch, put, delete, or a verb of the whole store such as compact
     verb: String,
-    /// The key, for the first five
+    /// The key, for the first five; '' with --prefix is every key
     key: Option<String>,
     /// The end of the range: the first key that is no longer in it
     #[arg(conflicts_with = "prefix")]
@@ -34,37 +34,64 @@ pub(super) struct Arguments {
     prefix: bool,
 }
 
+/// Why there is no yes.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal {
+    /// `serve` would refuse whoever shows the certificate.
+    No(String),
+    /// It cannot be said.
+    Unknown(String),
+}
+
 /// Exit code 0 for yes, 1 for no, 2 when it cannot be said.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let config = match config::load(&arguments.config) {
+    let config = match config::load(&arguments.config, clock::since_epoch()) {
         Ok(config) => config,
         Err(problems) => {
             complain_all(&problems);
             return ExitCode::from(2);
         }
     };
-    let asked =
-        touch(arguments).and_then(|touch| Ok((identify(&config, &arguments.certificate)?, touch)));
+    let asked = touch(arguments)
+        .map_err(Refusal::Unknown)
+        .and_then(|touch| Ok((identify(&config, &arguments.certificate)?, touch)));
     match asked {
         Ok((identification, touch)) => answer(&config, &identification, &touch),
-        Err(error) => {
+        Err(Refusal::No(why)) => {
+            say(&format!("no: {why}"));
+            ExitCode::FAILURE
+        }
+        Err(Refusal::Unknown(error)) => {
             complain(&format!("error: {error}"));
             ExitCode::from(2)
         }
     }
 }
 
+/// What etcd's clients would ask for. A question that no request can ask is an error: its answer would
+/// be about something else than what `serve` decides.
 fn touch(arguments: &Arguments) -> Result<Touch, String> {
     let verb = arguments.verb.as_str();
+    let wide = arguments.prefix || arguments.range_end.is_some();
     if let Some(verb) = StoreVerb::from_name(verb) {
-        return match arguments.key {
-            None => Ok(Touch::Store(verb)),
-            Some(_) => Err(format!("`{verb}` is about the whole store and takes no key")),
-        };
+        if arguments.key.is_some() || wide {
+            return Err(format!("`{verb}` is about the whole store and takes no key, no --prefix"));
+        }
+        return Ok(Touch::Store(verb));
     }
-    let verb = KeyVerb::from_name(verb).ok_or_else(|| format!("`{verb}` is no verb"))?;
-    let key = arguments.key.as_deref().filter(|key| !key.is_empty());
-    let key = key.ok_or_else(|| format!("`{verb}` needs a key"))?;
+    let verb = KeyVerb::from_name(verb).ok_or_else(|| unknown_verb(verb))?;
+    let key = arguments.key.as_deref().ok_or_else(|| format!("`{verb}` needs a key"))?;
+    match verb {
+        KeyVerb::Get if wide => return Err("a range needs `list`; `get` is one key".to_owned()),
+        KeyVerb::Put if wide => return Err("`put` is one key, not a range".to_owned()),
+        KeyVerb::List if !wide => {
+            return Err("`list` is a range: add its end, or --prefix; one key needs `get`".into());
+        }
+        KeyVerb::Get | KeyVerb::List | KeyVerb::Watch | KeyVerb::Put | KeyVerb::Delete => {}
+    }
+    if key.is_empty() && !arguments.prefix {
+        return Err("etcd has no empty key; '' with --prefix is every key".to_owned());
+    }
     let range = match &arguments.range_end {
         _ if arguments.prefix => KeyRange::prefix(key.as_bytes()),
         Some(end) => KeyRange::between(key.as_bytes(), Some(end.as_bytes()))
@@ -74,20 +101,33 @@ fn touch(arguments: &Arguments) -> Result<Touch, String> {
     Ok(Touch::Key { verb, range })
 }
 
-fn identify(config: &Config, path: &Path) -> Result<Identification, String> {
+fn unknown_verb(name: &str) -> String {
+    let keys: Vec<&str> = KeyVerb::ALL.iter().map(|verb| verb.name()).collect();
+    let store: Vec<&str> = StoreVerb::ALL.iter().map(|verb| verb.name()).collect();
+    let (keys, store) = (keys.join(", "), store.join(", "));
+    format!("`{name}` is no verb\n  hint: on keys: {keys}; on the store: {store}")
+}
+
+fn identify(config: &Config, path: &Path) -> Result<Identification, Refusal> {
     let file = path.display();
-    let pem = std::fs::read(path).map_err(|error| format!("cannot read `{file}`: {error}"))?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let chain = chain.map_err(|error| format!("`{file}` is not PEM: {error}"))?;
-    let (leaf, intermediates) =
-        chain.split_first().ok_or_else(|| format!("`{file}` holds no certificate"))?;
-    let authorities = Authorities::new(&config.authorities).map_err(|error| error.to_string())?;
+    let chain = material::certificates(path).map_err(|error| {
+        let hint = error.hint();
+        let hint = if hint.is_empty() { String::new() } else { format!("\n  hint: {hint}") };
+        Refusal::Unknown(format!("{error}{hint}"))
+    })?;
+    let (leaf, intermediates) = chain
+        .split_first()
+        .ok_or_else(|| Refusal::Unknown(format!("`{file}` holds no certificate")))?;
+    let authorities = Authorities::new(&config.authorities)
+        .map_err(|error| Refusal::Unknown(error.to_string()))?;
     let now = UnixTime::since_unix_epoch(clock::since_epoch());
-    let authority = authorities
-        .verify(leaf, intermediates, now)
-        .map_err(|error| format!("`{file}` is refused at the handshake: {error}"))?;
-    let facts = CertificateFacts::read(leaf).map_err(|error| format!("`{file}`: {error}"))?;
-    config.policy.identify(&authority, &facts).map_err(|error| format!("`{file}`: {error}"))
+    let authority = authorities.verify(leaf, intermediates, now).map_err(|error| {
+        let why = material::in_plain_words(&error);
+        Refusal::No(format!("`{file}` is refused at the handshake: {why}"))
+    })?;
+    let nobody = |why: String| Refusal::No(format!("`{file}`: {why}"));
+    let facts = CertificateFacts::read(leaf).map_err(|error| nobody(error.to_string()))?;
+    config.policy.identify(&authority, &facts).map_err(|error| nobody(error.to_string()))
 }
 
 fn answer(config: &Config, identification: &Identification, touch: &Touch) -> ExitCode {

@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use super::{complain, complain_all, say};
 use crate::pki::Recipe;
-use crate::{clock, pki};
+use crate::{clock, config, pki};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -36,8 +36,8 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 
 fn make(recipe: &Path, folder: &Path) -> Result<(), ()> {
     let file = recipe.display().to_string();
-    let text = std::fs::read_to_string(recipe)
-        .map_err(|error| complain(&format!("error: cannot read `{file}`: {error}")))?;
+    let text = config::read_text(recipe)
+        .map_err(|error| complain(&format!("error: {}: {}", error.location, error.what)))?;
     let recipe = Recipe::read(&file, &text).map_err(|problems| complain_all(&problems))?;
     let files = pki::make(&recipe, folder, clock::since_epoch())
         .map_err(|error| complain(&format!("error: {error}")))?;

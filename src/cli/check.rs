@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{complain_all, say};
-use crate::config;
+use crate::{clock, config};
 
 /// Exit code 0 when `serve` would start with this config.
 pub(super) fn run(path: &Path) -> ExitCode {
-    match config::load(path) {
+    match config::load(path, clock::since_epoch()) {
         Ok(config) => {
             complain_all(&config.warnings);
             let (identities, rules) = config.policy.size();

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{complain, complain_all};
-use crate::{config, server};
+use crate::{clock, config, server};
 
 /// Exit code 0 when every call had ended, 1 otherwise.
 pub(super) fn run(path: &Path) -> ExitCode {
-    let config = match config::load(path) {
+    let config = match config::load(path, clock::since_epoch()) {
         Ok(config) => config,
         Err(problems) => {
             complain_all(&problems);

@@ -98,6 +98,10 @@ fn read(path: &Path) -> Result<Option<Keys>, KeyFileError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|error| fault(format!("cannot read `{name}`: {error}")))?,
     };
+    // To open a pipe waits for a writer, for ever if need be.
+    if !metadata.is_file() {
+        return Err(fault(format!("`{name}` is no regular file")));
+    }
     if metadata.len() > FILE_BYTES_MAX {
         return Err(fault(format!("`{name}` is larger than {FILE_BYTES_MAX} bytes")));
     }

@@ -3,10 +3,12 @@
 //! Only `cli` and `server` may use it; each module has its own `Config` or `Limits` that this one
 //! fills.
 
+mod files;
 mod lease_keys;
 mod raw;
 mod resolve;
 
+pub use files::{TextError, read_text};
 pub use lease_keys::LeaseKeyFile;
 pub use resolve::load;
 

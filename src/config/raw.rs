@@ -74,6 +74,8 @@ pub(super) struct RawLimits {
 
 /// The only version of the format so far.
 const VERSION: u64 = 1;
+/// What stands before a message on the wire.
+const FRAME_HEAD_BYTES: u64 = 5;
 /// The default where metrics and health are.
 pub(super) const ADMIN_LISTEN: &str = "127.0.0.1:9379";
 
@@ -265,6 +267,18 @@ fn read_limits(table: TableReader<'_>) -> RawLimits {
             safe.drain_timeout_seconds,
         ),
     };
+    check_share(&table, &limits);
     table.finish();
     limits
+}
+
+/// A share that one request could not fit into would refuse every large one.
+fn check_share(table: &TableReader<'_>, limits: &RawLimits) {
+    if limits.request_bytes_per_principal < limits.request_bytes + FRAME_HEAD_BYTES {
+        let keys = ["request_bytes_per_principal", "request_bytes"];
+        let set = keys.into_iter().find(|key| table.has(key)).unwrap_or("request_bytes");
+        let what = "`limits.request_bytes_per_principal` is smaller than one request may be";
+        let hint = "raise it, or lower `limits.request_bytes`";
+        table.problems().error(&table.location_of_key(set), what, hint);
+    }
 }

@@ -1,32 +1,33 @@
 //! Raw -> resolved: files are opened, names are looked up, and every mistake is reported. Paths in
 //! a config are relative to the folder it lies in.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::files::{self, Matching};
 use super::lease_keys::LeaseKeyFile;
 use super::raw::{ADMIN_LISTEN, Raw, RawClient, RawLimits, RawUpstream};
 use super::{Config, raw};
-use crate::document::{Document, Located, Problem, Problems, Severity};
+use crate::document::{Document, Located, Location, Problem, Problems, Severity};
 use crate::etcd::StoreVerb;
 use crate::policy::{Policy, PolicySource};
 use crate::proxy::{Advertise, Limits};
+use crate::tls::material::{MaterialError, Purpose};
 use crate::tls::{Authority, Connector, KeyPair, material};
 use crate::upstream::Endpoint;
 use crate::{audit, upstream};
 
-/// The most bytes of a config or policy file that are read.
-const FILE_BYTES_MAX: u64 = 64 << 20;
-
-/// Reads the config, its policies, certificates and keys.
+/// Reads the config, its policies, certificates and keys. `now` is the time since 1970, for what
+/// certificates say.
 ///
 /// # Errors
 /// Every mistake that was found, by file and line.
-pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
+pub fn load(path: &Path, now: Duration) -> Result<Config, Vec<Problem>> {
     let problems = Problems::default();
-    let loaded =
-        Loader { folder: path.parent().unwrap_or_else(|| Path::new("")), problems: &problems };
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    let loaded = Loader { folder, problems: &problems, now };
     let config = loaded.load(path);
     match config {
         Some(mut config) if !problems.has_errors() => {
@@ -44,30 +45,31 @@ pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
 struct Loader<'a> {
     folder: &'a Path,
     problems: &'a Problems,
+    now: Duration,
 }
 
 impl Loader<'_> {
     fn load(&self, path: &Path) -> Option<Config> {
         let file = path.display().to_string();
-        let text = match read_text(path) {
+        let text = match files::read_text(path) {
             Ok(text) => text,
-            Err(what) => {
-                let location = Document::new(&file, "").location();
-                self.problems.error(&location, what, "");
+            Err(error) => {
+                let hint = if error.not_found { "--config FILE says where it is" } else { "" };
+                self.problems.error(&error.location, error.what, hint);
                 return None;
             }
         };
         let document = Document::new(&file, &text);
-        let table = document.parse(self.problems);
+        let table = document.parse(self.problems)?;
         let raw = raw::read(document.root(&table, self.problems));
         self.resolve(&raw)
     }
 
     /// Everything is tried before anything is given up, so that one run tells all.
     fn resolve(&self, raw: &Raw) -> Option<Config> {
-        let listen: Vec<SocketAddr> =
-            raw.client.listen.iter().filter_map(|text| self.address(text)).collect();
-        let certificate = self.key_pair(raw.client.certificate.as_ref(), raw.client.key.as_ref());
+        let client = &raw.client;
+        let (certificate, key) = (client.certificate.as_ref(), client.key.as_ref());
+        let certificate = self.key_pair(certificate, key, Purpose::Server);
         let authorities = self.authorities(&raw.client);
         let names: Vec<&str> = raw
             .client
@@ -78,22 +80,15 @@ impl Loader<'_> {
         let policy = self.policy(raw, &names);
         let lease_keys = self.lease_keys(raw.lease_keys.as_ref());
         let upstream = self.upstream(&raw.upstream);
-        let admin_listen = match &raw.admin_listen {
-            Some(text) => self.address(text),
-            None => ADMIN_LISTEN.parse().ok(),
-        };
-        let directory = raw.audit.directory.as_ref().map(|text| self.folder.join(&text.value));
+        let (listen, admin_listen) = self.addresses(raw);
+        let directory = raw.audit.directory.as_ref().map(|text| self.audit_directory(text));
         let audit = directory.map(|directory| audit::Config {
             directory,
             queue_bytes: u32::try_from(raw.audit.queue_bytes).unwrap_or(u32::MAX),
             wait: Duration::from_secs(raw.audit.wait_seconds),
         });
         let limits = limits(&raw.limits);
-        if limits.request_bytes_per_principal < limits.request_bytes + 5 {
-            let what = "`limits.request_bytes_per_principal` is smaller than one request may be";
-            let location = raw.client.listen.first().map(|text| text.location.clone())?;
-            self.problems.error(&location, what, "raise it, or lower `limits.request_bytes`");
-        }
+        let advertise = self.advertise(raw);
         Some(Config {
             listen,
             certificate: certificate?,
@@ -101,13 +96,32 @@ impl Loader<'_> {
             upstream: upstream?,
             audit: audit?,
             admin_listen: admin_listen?,
-            policy,
+            policy: policy?,
             lease_keys: lease_keys?,
-            advertise: self.advertise(raw),
+            advertise,
             limits,
             cores: cores(raw.cores),
             warnings: Vec::new(),
         })
+    }
+
+    /// Where clients connect, and where metrics and health are; no address serves twice.
+    fn addresses(&self, raw: &Raw) -> (Vec<SocketAddr>, Option<SocketAddr>) {
+        let address = |text: &Located<String>| Some((self.address(text)?, text.location.clone()));
+        let default = || Some((ADMIN_LISTEN.parse().ok()?, client_listen_location(raw)?));
+        let admin = raw.admin_listen.as_ref().map_or_else(default, address);
+        let listen: Vec<(SocketAddr, Location)> =
+            raw.client.listen.iter().filter_map(address).collect();
+        let mut taken: Vec<SocketAddr> = Vec::new();
+        for (address, location) in listen.iter().chain(&admin) {
+            if taken.iter().any(|other| collide(*other, *address)) {
+                let what = format!("`{address}` is taken by another address of `client.listen`");
+                self.problems.error(location, what, "each address, and `admin.listen`, once");
+            }
+            taken.push(*address);
+        }
+        let listen = listen.into_iter().map(|(address, _)| address).collect();
+        (listen, admin.map(|(address, _)| address))
     }
 
     fn address(&self, text: &Located<String>) -> Option<SocketAddr> {
@@ -119,24 +133,49 @@ impl Loader<'_> {
         address
     }
 
+    /// `serve` makes the folder; nothing is made here.
+    fn audit_directory(&self, text: &Located<String>) -> PathBuf {
+        let directory = self.folder.join(&text.value);
+        let there = directory.ancestors().find_map(|path| Some((path, path.metadata().ok()?)));
+        if let Some((path, metadata)) = there
+            && !metadata.is_dir()
+        {
+            let what = format!("`{}` is no folder", path.display());
+            self.problems.error(&text.location, what, "a folder for the audit log; serve makes it");
+        }
+        directory
+    }
+
     fn key_pair(
         &self,
         certificate: Option<&Located<String>>,
         key: Option<&Located<String>>,
+        purpose: Purpose,
     ) -> Option<KeyPair> {
         let (certificate, key) = (certificate?, key?);
+        let report = |place: &Located<String>, error: MaterialError| {
+            self.problems.error(&place.location, error.to_string(), error.hint());
+        };
         let paths = (self.folder.join(&certificate.value), self.folder.join(&key.value));
-        let pair = material::key_pair(&paths.0, &paths.1);
-        pair.map_err(|error| self.problems.error(&certificate.location, error.to_string(), "")).ok()
+        let chain = material::certificates(&paths.0).map_err(|error| report(certificate, error));
+        let signing = material::signing_key(&paths.1).map_err(|error| report(key, error));
+        let pair = material::pair(chain.ok()?, signing.ok()?, (&paths.0, &paths.1));
+        let pair = pair.map_err(|error| report(key, error)).ok()?;
+        for doubt in material::doubts(&pair, purpose, self.now) {
+            let what = format!("the certificate `{}` {doubt}", certificate.value);
+            self.problems.warning(&certificate.location, what, "the other side will refuse it");
+        }
+        Some(pair)
     }
 
     fn authorities(&self, client: &RawClient) -> Vec<Authority> {
         let mut authorities: Vec<Authority> = Vec::new();
+        let mut names = BTreeSet::new();
         for raw in &client.authorities {
             let (Some(name), Some(roots)) = (&raw.name, &raw.roots) else {
                 continue;
             };
-            if authorities.iter().any(|other| *other.name == name.value) {
+            if !names.insert(&name.value) {
                 let what = format!("the CA `{}` is there twice", name.value);
                 self.problems.error(
                     &name.location,
@@ -148,7 +187,9 @@ impl Loader<'_> {
                 Ok(roots) => {
                     authorities.push(Authority { name: name.value.as_str().into(), roots })
                 }
-                Err(error) => self.problems.error(&roots.location, error.to_string(), ""),
+                Err(error) => {
+                    self.problems.error(&roots.location, error.to_string(), error.hint());
+                }
             }
         }
         authorities
@@ -162,10 +203,7 @@ impl Loader<'_> {
             .map_or_else(|| endpoints.clone(), |texts| self.endpoints(texts));
         let mut all = endpoints.iter().chain(&http_endpoints);
         let https = all.any(|endpoint| matches!(endpoint, Endpoint::Https { .. }));
-        let mut connector = None;
-        if https {
-            connector = self.connector(raw);
-        }
+        let connector = self.connector(raw);
         let usable = !endpoints.is_empty() && (!https || connector.is_some());
         usable.then(|| upstream::Config {
             endpoints,
@@ -191,33 +229,36 @@ impl Loader<'_> {
         endpoints
     }
 
+    /// Every file that is named is opened, needed or not.
     fn connector(&self, raw: &RawUpstream) -> Option<Connector> {
         let mut texts = raw.endpoints.iter().chain(raw.http_endpoints.iter().flatten());
         let https = texts.find(|endpoint| endpoint.value.starts_with("https:"));
-        let location = https.map(|endpoint| endpoint.location.clone())?;
-        let Some(ca) = &raw.ca else {
-            let hint = "ca = \"FILE\": without it nobody could tell etcd from an impostor";
-            self.problems.error(
-                &location,
-                "`upstream.ca` is missing, and an endpoint is https",
-                hint,
-            );
-            return None;
-        };
-        let roots = material::roots(&self.folder.join(&ca.value));
-        let roots =
-            roots.map_err(|error| self.problems.error(&ca.location, error.to_string(), "")).ok();
         let pair = match (&raw.certificate, &raw.key) {
-            (None, None) => None,
-            (Some(_), Some(_)) => Some(self.key_pair(raw.certificate.as_ref(), raw.key.as_ref())?),
+            (None, None) => Some(None),
+            (Some(certificate), Some(key)) => {
+                self.key_pair(Some(certificate), Some(key), Purpose::Client).map(Some)
+            }
             (Some(one), None) | (None, Some(one)) => {
                 let what = "`upstream.certificate` and `upstream.key` belong together";
                 self.problems.error(&one.location, what, "give both, or neither");
-                return None;
+                None
             }
         };
-        let connector = Connector::new(roots?, pair.as_ref());
-        connector.map_err(|error| self.problems.error(&location, error.to_string(), "")).ok()
+        let Some(ca) = &raw.ca else {
+            if let Some(https) = https {
+                let what = "`upstream.ca` is missing, and an endpoint is https";
+                let hint = "ca = \"FILE\": without it nobody could tell etcd from an impostor";
+                self.problems.error(&https.location, what, hint);
+            }
+            return None;
+        };
+        let roots = material::roots(&self.folder.join(&ca.value));
+        let roots = roots
+            .map_err(|error| self.problems.error(&ca.location, error.to_string(), error.hint()))
+            .ok();
+        let (roots, pair, https) = (roots?, pair?, https?);
+        let connector = Connector::new(roots, pair.as_ref());
+        connector.map_err(|error| self.problems.error(&https.location, error.to_string(), "")).ok()
     }
 
     fn lease_keys(&self, file: Option<&Located<String>>) -> Option<LeaseKeyFile> {
@@ -271,55 +312,80 @@ impl Loader<'_> {
         needs(StoreVerb::MemberChange, advertised, "client.advertise", hint);
     }
 
-    fn policy(&self, raw: &Raw, authorities: &[&str]) -> Policy {
+    /// What no file says can only be told when every file was read.
+    fn policy(&self, raw: &Raw, authorities: &[&str]) -> Option<Policy> {
         let mut source = PolicySource::default();
+        let mut complete = true;
+        let mut read = BTreeSet::new();
         for pattern in &raw.policy_files {
-            let mut found = self.matching(pattern);
-            found.sort();
-            if found.is_empty() {
-                let what = format!("`{}` matches no file", pattern.value);
-                self.problems.error(
-                    &pattern.location,
-                    what,
-                    "a policy file, or a pattern such as policy.d/*.toml",
-                );
-            }
+            let Some(found) = self.matching(pattern) else {
+                complete = false;
+                continue;
+            };
             for path in found {
-                match read_text(&path) {
-                    Ok(text) => source.read(&path.display().to_string(), &text, self.problems),
-                    Err(what) => self.problems.error(&pattern.location, what, ""),
+                // Two patterns, or two names, may mean the same file.
+                if !read.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+                    continue;
+                }
+                match files::read_text(&path) {
+                    Ok(text) => {
+                        complete &= source.read(&path.display().to_string(), &text, self.problems);
+                    }
+                    Err(error) => {
+                        self.problems.error(&error.location, error.what, "");
+                        complete = false;
+                    }
                 }
             }
         }
+        if !complete {
+            return None;
+        }
+        if source.is_empty()
+            && let Some(first) = raw.policy_files.first()
+        {
+            let what = "no policy file has an `[[identity]]`";
+            self.problems.warning(&first.location, what, "every certificate is nobody's");
+        }
         self.check_settings(&source, raw);
-        Policy::compile(source, authorities, self.problems)
+        Some(Policy::compile(source, authorities, self.problems))
     }
 
-    fn matching(&self, pattern: &Located<String>) -> Vec<PathBuf> {
-        let joined = self.folder.join(&pattern.value);
-        match glob::glob(&joined.to_string_lossy()) {
-            Ok(paths) => paths.filter_map(Result::ok).collect(),
-            Err(error) => {
-                let what = format!("`{}` is no file pattern: {error}", pattern.value);
-                self.problems.error(&pattern.location, what, "");
-                Vec::new()
+    fn matching(&self, pattern: &Located<String>) -> Option<BTreeSet<PathBuf>> {
+        let error = |what: String, hint: &str| self.problems.error(&pattern.location, what, hint);
+        match files::matching(self.folder, &pattern.value) {
+            Matching::Files(files) if files.is_empty() => {
+                let hint = "a policy file, or a pattern such as policy.d/*.toml";
+                error(format!("`{}` matches no file", pattern.value), hint);
+            }
+            Matching::Files(files) => return Some(files),
+            Matching::NoPattern(why) => {
+                error(format!("`{}` is no file pattern: {why}", pattern.value), "");
+            }
+            Matching::Unreadable(faults) => {
+                let hint = "a policy file that goes unread may be the one that denies";
+                faults.into_iter().for_each(|fault| error(fault, hint));
             }
         }
+        None
     }
+}
+
+fn client_listen_location(raw: &Raw) -> Option<Location> {
+    raw.client.listen.first().map(|text| text.location.clone())
+}
+
+/// Whether the second listener would find the port taken; port 0 is any that is free.
+fn collide(first: SocketAddr, second: SocketAddr) -> bool {
+    let (one, other) = (first.ip(), second.ip());
+    let all = one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified());
+    first.port() == second.port() && first.port() != 0 && (one == other || all)
 }
 
 /// `HOST:PORT` of a URL.
 fn authority(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
-}
-
-fn read_text(path: &Path) -> Result<String, String> {
-    let fault = |error: std::io::Error| format!("cannot read `{}`: {error}", path.display());
-    if std::fs::metadata(path).map_err(fault)?.len() > FILE_BYTES_MAX {
-        return Err(format!("`{}` is larger than {FILE_BYTES_MAX} bytes", path.display()));
-    }
-    std::fs::read_to_string(path).map_err(fault)
 }
 
 fn limits(raw: &RawLimits) -> Limits {

@@ -9,8 +9,15 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Location, Problems};
 
-/// The most values one list may hold, so that a broken file cannot fill the memory with errors.
+/// The most entries that a list or table may hold: more is an error, and what would be read of it is
+/// bounded. Nothing is cut silently: a rule that goes unread may be one that denies.
 const LIST_MAX: usize = 100_000;
+
+/// What a key is expected to be.
+const TEXT: &str = "a text";
+const TEXTS: &str = "a list of texts";
+const TABLES: &str = "a list of tables";
+const NUMBER: &str = "a whole number";
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,16 +57,17 @@ impl<'a> Document<'a> {
         Location { file: Arc::clone(&self.file), line }
     }
 
-    /// Parses the text; reports every syntax error and goes on with what could be read.
+    /// Parses the text. What is read after a syntax error may be something else than what was
+    /// meant, so then only the syntax is reported.
     #[must_use]
-    pub fn parse(&self, problems: &Problems) -> Spanned<DeTable<'a>> {
+    pub fn parse(&self, problems: &Problems) -> Option<Spanned<DeTable<'a>>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
-        for error in errors {
+        for error in &errors {
             let location =
                 error.span().map_or_else(|| self.location(), |span| self.location_of(&span));
             problems.error(&location, format!("not TOML: {}", error.message()), "");
         }
-        table
+        errors.is_empty().then_some(table)
     }
 
     /// A reader of the whole document.
@@ -123,8 +131,17 @@ impl<'d> TableReader<'d> {
     }
 
     fn wrong_type(&self, key: &str, location: &Location, found: &DeValue<'_>, expected: &str) {
-        let what = format!("`{}` is {}, not {expected}", self.path(key), found.type_str());
-        self.problems.error(location, what, "");
+        let what = format!("`{}` is {}, not {expected}", self.path(key), type_in_words(found));
+        let hint = match (expected, found) {
+            (TEXTS, DeValue::String(text)) => format!("put it into brackets: {key} = [{text:?}]"),
+            (TABLES, DeValue::Table(_)) => format!("put it into brackets: [[{}]]", self.path(key)),
+            (TEXT, DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_)) => {
+                "put it into quotes".to_owned()
+            }
+            (NUMBER, DeValue::String(_)) => "leave the quotes out".to_owned(),
+            _ => String::new(),
+        };
+        self.problems.error(location, what, hint);
     }
 
     fn missing(&self, key: &str, hint: &str) {
@@ -139,7 +156,7 @@ impl<'d> TableReader<'d> {
         match value.as_str() {
             Some(text) => Some(Located { value: text.to_owned(), location }),
             None => {
-                self.wrong_type(key, &location, value, "a text");
+                self.wrong_type(key, &location, value, TEXT);
                 None
             }
         }
@@ -172,18 +189,26 @@ impl<'d> TableReader<'d> {
 
     fn list_of(&self, key: &str, value: &DeValue<'_>, location: &Location) -> Vec<Located<String>> {
         let Some(list) = value.as_array() else {
-            self.wrong_type(key, location, value, "a list of texts");
+            self.wrong_type(key, location, value, TEXTS);
             return Vec::new();
         };
+        self.check_length(&self.path(key), list.len(), location);
         let mut texts = Vec::new();
         for item in list.iter().take(LIST_MAX) {
             let location = self.document.location_of(&item.span());
             match item.get_ref().as_str() {
                 Some(text) => texts.push(Located { value: text.to_owned(), location }),
-                None => self.wrong_type(key, &location, item.get_ref(), "a text"),
+                None => self.wrong_type(key, &location, item.get_ref(), TEXT),
             }
         }
         texts
+    }
+
+    fn check_length(&self, path: &str, length: usize, location: &Location) {
+        if length > LIST_MAX {
+            let what = format!("`{path}` has {length} entries, more than {LIST_MAX}");
+            self.problems.error(location, what, "share them out among several");
+        }
     }
 
     /// A list of texts that must be there and must not be empty.
@@ -200,7 +225,9 @@ impl<'d> TableReader<'d> {
         texts
     }
 
-    fn is_empty_list(&self, key: &str) -> bool {
+    /// Whether the key is there with an empty list.
+    #[must_use]
+    pub fn is_empty_list(&self, key: &'static str) -> bool {
         let list = self.table.get(key).and_then(|value| value.get_ref().as_array());
         list.is_some_and(|list| list.is_empty())
     }
@@ -220,7 +247,7 @@ impl<'d> TableReader<'d> {
             return default;
         };
         let Some(integer) = value.as_integer() else {
-            self.wrong_type(key, &location, value, "a whole number");
+            self.wrong_type(key, &location, value, NUMBER);
             return default;
         };
         let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
@@ -267,9 +294,10 @@ impl<'d> TableReader<'d> {
             return Vec::new();
         };
         let Some(list) = value.as_array() else {
-            self.wrong_type(key, &location, value, "a list of tables");
+            self.wrong_type(key, &location, value, TABLES);
             return Vec::new();
         };
+        self.check_length(&self.path(key), list.len(), &location);
         let mut tables = Vec::new();
         for item in list.iter().take(LIST_MAX) {
             let location = self.document.location_of(&item.span());
@@ -284,6 +312,7 @@ impl<'d> TableReader<'d> {
     /// Every key with its list of texts; for tables whose keys the user chooses.
     #[must_use]
     pub fn lists_by_key(&self) -> Vec<(Located<String>, Vec<Located<String>>)> {
+        self.check_length(&self.name, self.table.len(), &self.location);
         let mut lists = Vec::new();
         for (key, value) in self.table.iter().take(LIST_MAX) {
             let name = key.get_ref().to_string();
@@ -333,9 +362,58 @@ impl<'d> TableReader<'d> {
     }
 }
 
+fn type_in_words(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => TEXT,
+        DeValue::Integer(_) => NUMBER,
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "a yes or no",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
 fn known_list(taken: &[&str]) -> String {
     let mut known: Vec<String> = taken.iter().map(|key| format!("`{key}`")).collect();
     known.sort();
     known.dedup();
     known.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Problem;
+    use super::*;
+
+    /// Reads with `read` and compares what is reported.
+    fn check(text: &str, read: impl FnOnce(&TableReader<'_>), expected: &[&str]) {
+        let problems = Problems::default();
+        let document = Document::new("file", text);
+        let table = document.parse(&problems).unwrap();
+        read(&document.root(&table, &problems));
+        let found: Vec<String> = problems.into_sorted().iter().map(Problem::to_string).collect();
+        assert_eq!(found, expected, "{:.80}", text);
+    }
+
+    #[test]
+    fn a_list_that_is_longer_than_what_is_read_is_an_error_and_not_cut() {
+        let list = |name: &str, entry: &str, count: usize| {
+            format!("{name} = [{}]", vec![entry; count].join(", "))
+        };
+        let read = |root: &TableReader<'_>| {
+            drop(root.texts("texts"));
+            drop(root.tables("tables"));
+            drop(root.table("by_key").map(|table| table.lists_by_key()));
+        };
+        let hint = "\n  hint: share them out among several";
+        let error = |name: &str| {
+            format!("error: file:1: `{name}` has 100001 entries, more than 100000{hint}")
+        };
+        check(&list("texts", "\"\"", LIST_MAX), read, &[]);
+        check(&list("texts", "\"\"", LIST_MAX + 1), read, &[&error("texts")]);
+        check(&list("tables", "{}", LIST_MAX + 1), read, &[&error("tables")]);
+        let keys: String = (0..=LIST_MAX).map(|key| format!("k{key} = []\n")).collect();
+        check(&format!("[by_key]\n{keys}"), read, &[&error("by_key")]);
+    }
 }

@@ -25,7 +25,7 @@ const AUTHORITY_DAYS: i64 = 3650;
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// A file cannot be written; one that is there is never replaced.
-    #[error("cannot write `{}`: {error}", path.display())]
+    #[error("cannot write `{}`: {error}{}", path.display(), hint(error))]
     Write {
         /// The file.
         path: PathBuf,
@@ -47,25 +47,35 @@ pub enum PkiError {
 /// # Errors
 /// When a file is already there or cannot be written, or a certificate cannot be made.
 pub fn make(recipe: &Recipe, folder: &Path, now: Duration) -> Result<Vec<PathBuf>, PkiError> {
-    let write_error = |error| PkiError::Write { path: folder.to_owned(), error };
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(write_error)?;
     let mut files = Vec::new();
     for authority in &recipe.authorities {
         let named = |error| PkiError::Certificate { name: authority.name.clone(), error };
         let issuer = self::authority(authority, now).map_err(named)?;
-        files.push(write(folder, &authority.name, "crt", &issuer.pem(), 0o644)?);
-        files.push(write(folder, &authority.name, "key", &issuer.key().serialize_pem(), 0o600)?);
+        files.push((format!("{}.crt", authority.name), issuer.pem(), 0o644));
+        files.push((format!("{}.key", authority.name), issuer.key().serialize_pem(), 0o600));
         for certificate in &recipe.certificates {
             if certificate.authority != authority.name {
                 continue;
             }
             let named = |error| PkiError::Certificate { name: certificate.name.clone(), error };
             let (chain, key) = leaf(certificate, &issuer, now).map_err(named)?;
-            files.push(write(folder, &certificate.name, "crt", &chain, 0o644)?);
-            files.push(write(folder, &certificate.name, "key", &key, 0o600)?);
+            files.push((format!("{}.crt", certificate.name), chain, 0o644));
+            files.push((format!("{}.key", certificate.name), key, 0o600));
         }
     }
-    Ok(files)
+    // Only now, so that a recipe that cannot be followed leaves no half of its files behind.
+    let write_error = |error| PkiError::Write { path: folder.to_owned(), error };
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(write_error)?;
+    files.iter().map(|(name, text, mode)| write(&folder.join(name), text, *mode)).collect()
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            "\n  hint: nothing is replaced: remove it, or name another folder"
+        }
+        _ => "",
+    }
 }
 
 fn authority(
@@ -126,16 +136,9 @@ fn set_validity(params: &mut CertificateParams, now: Duration, from_days: i64, d
     params.not_after = params.not_before.saturating_add(time::Duration::days(days));
 }
 
-fn write(
-    folder: &Path,
-    name: &str,
-    ending: &str,
-    text: &str,
-    mode: u32,
-) -> Result<PathBuf, PkiError> {
-    let path = folder.join(format!("{name}.{ending}"));
-    let file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&path);
+fn write(path: &Path, text: &str, mode: u32) -> Result<PathBuf, PkiError> {
+    let file = OpenOptions::new().create_new(true).write(true).mode(mode).open(path);
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| PkiError::Write { path: path.clone(), error })?;
-    Ok(path)
+    written.map_err(|error| PkiError::Write { path: path.to_owned(), error })?;
+    Ok(path.to_owned())
 }

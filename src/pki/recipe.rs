@@ -1,5 +1,6 @@
 //! The recipe of a PKI: which authorities, which certificates. `certs/demo.toml` is one.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::document::{Document, Problem, Problems, TableReader};
@@ -59,13 +60,20 @@ impl Recipe {
     pub fn read(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
         let problems = Problems::default();
         let document = Document::new(file, text);
-        let table = document.parse(&problems);
+        let Some(table) = document.parse(&problems) else { return Err(problems.into_sorted()) };
         let root = document.root(&table, &problems);
-        let authorities = root.tables("authority").into_iter().filter_map(read_authority);
-        let authorities: Vec<AuthorityRecipe> = authorities.collect();
+        let mut names = BTreeSet::new();
+        let authorities = root.tables("authority").into_iter();
+        let authorities: Vec<AuthorityRecipe> =
+            authorities.filter_map(|table| read_authority(table, &mut names)).collect();
         let certificates = root.tables("certificate").into_iter();
-        let certificates =
-            certificates.filter_map(|table| read_certificate(table, &authorities)).collect();
+        let certificates: Vec<CertificateRecipe> = certificates
+            .filter_map(|table| read_certificate(table, &authorities, &mut names))
+            .collect();
+        if !root.has("authority") || root.is_empty_list("authority") {
+            let hint = "[[authority]] and [[certificate]] say what to make";
+            problems.error(root.location(), "the recipe has no `[[authority]]`", hint);
+        }
         root.finish();
         if problems.has_errors() {
             Err(problems.into_sorted())
@@ -75,11 +83,15 @@ impl Recipe {
     }
 }
 
-/// A name becomes a file name.
-fn file_name(table: &TableReader<'_>) -> Option<String> {
+/// A name becomes a file name, so authorities and certificates share them.
+fn file_name(table: &TableReader<'_>, names: &mut BTreeSet<String>) -> Option<String> {
     let name = table.required_text("name", "the name of the files NAME.crt and NAME.key")?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     if name.value.bytes().all(plain) {
+        if !names.insert(name.value.clone()) {
+            let what = format!("the name `{}` is there twice", name.value);
+            table.problems().error(&name.location, what, "each name is the name of files");
+        }
         return Some(name.value);
     }
     let what = format!("`{}` is no file name", name.value);
@@ -87,8 +99,8 @@ fn file_name(table: &TableReader<'_>) -> Option<String> {
     None
 }
 
-fn read_authority(table: TableReader<'_>) -> Option<AuthorityRecipe> {
-    let name = file_name(&table);
+fn read_authority(table: TableReader<'_>, names: &mut BTreeSet<String>) -> Option<AuthorityRecipe> {
+    let name = file_name(&table, names);
     let common_name = table.required_text("common_name", "the CA's CN");
     table.finish();
     Some(AuthorityRecipe { name: name?, common_name: common_name?.value })
@@ -97,8 +109,9 @@ fn read_authority(table: TableReader<'_>) -> Option<AuthorityRecipe> {
 fn read_certificate(
     table: TableReader<'_>,
     authorities: &[AuthorityRecipe],
+    names: &mut BTreeSet<String>,
 ) -> Option<CertificateRecipe> {
-    let name = file_name(&table);
+    let name = file_name(&table, names);
     let authority = table.required_text("authority", "the name of an [[authority]]");
     if let Some(authority) = &authority
         && !authorities.iter().any(|known| known.name == authority.value)
@@ -146,4 +159,31 @@ fn read_certificate(
     };
     table.finish();
     Some(recipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AUTHORITY: &str = "[[authority]]\nname = \"ca\"\ncommon_name = \"ca\"\n";
+
+    fn check(text: &str, expected: &[&str]) {
+        let problems = Recipe::read("recipe", text).err().unwrap_or_default();
+        let found: Vec<String> = problems.into_iter().map(|problem| problem.what).collect();
+        assert_eq!(found, expected, "{text}");
+    }
+
+    #[test]
+    fn a_recipe_that_would_make_nothing_or_a_file_twice_is_refused() {
+        let certificate = |name: &str| {
+            format!("[[certificate]]\nname = \"{name}\"\nauthority = \"ca\"\nuse = [\"client\"]\n")
+        };
+        let (one, other) = (certificate("one"), certificate("other"));
+        check(&[AUTHORITY, &one, &other].concat(), &[]);
+        check("", &["the recipe has no `[[authority]]`"]);
+        check("authority = []", &["the recipe has no `[[authority]]`"]);
+        check(&[AUTHORITY, AUTHORITY].concat(), &["the name `ca` is there twice"]);
+        check(&[AUTHORITY, &one, &one].concat(), &["the name `one` is there twice"]);
+        check(&[AUTHORITY, &certificate("ca")].concat(), &["the name `ca` is there twice"]);
+    }
 }

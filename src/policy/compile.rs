@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::decide::Cause;
 use super::intervals::Intervals;
 use super::source::{KeysSource, Part, PolicySource, RuleSource, Template, Verbs};
-use crate::document::Problems;
+use crate::document::{Located, Location, Problems};
 use crate::etcd::{KeyRange, KeyVerb, StoreVerb};
 use crate::identity::{CaptureError, CertificateFacts, CertificatePattern, Principal, Variable};
 
@@ -32,6 +32,12 @@ pub struct Policy {
     identities: Vec<Identity>,
     /// `role/position (file:line)` per rule.
     rule_names: Vec<Arc<str>>,
+}
+
+/// A role while names are resolved.
+struct Role {
+    location: Location,
+    rules: Vec<(RuleId, RuleSource)>,
 }
 
 #[derive(Debug)]
@@ -87,12 +93,12 @@ impl Policy {
     #[must_use]
     pub fn compile(source: PolicySource, authorities: &[&str], problems: &Problems) -> Self {
         let mut rule_names = Vec::new();
-        let mut roles: BTreeMap<String, Vec<(RuleId, RuleSource)>> = BTreeMap::new();
+        let mut roles: BTreeMap<String, Role> = BTreeMap::new();
         for role in source.roles {
-            let name = role.name.value;
+            let Located { value: name, location } = role.name;
             if roles.contains_key(&name) {
                 let what = format!("role `{name}` is defined twice");
-                problems.error(&role.name.location, what, "merge the two, or rename one");
+                problems.error(&location, what, "merge the two, or rename one");
                 continue;
             }
             let mut rules = Vec::new();
@@ -102,7 +108,7 @@ impl Policy {
                 rule_names.push(format!("{name}/{} ({})", position + 1, rule.location).into());
                 rules.push((id, rule));
             }
-            roles.insert(name, rules);
+            roles.insert(name, Role { location, rules });
         }
         let mut identities: Vec<Identity> = Vec::new();
         let mut used = BTreeSet::new();
@@ -123,7 +129,7 @@ impl Policy {
             let mut rules = Vec::new();
             for role in identity.roles {
                 match roles.get(&role.value) {
-                    Some(found) => rules.extend(found.iter().cloned()),
+                    Some(found) => rules.extend(found.rules.iter().cloned()),
                     None => {
                         let what = format!(
                             "identity `{name}` has the role `{}`, which is not defined",
@@ -140,14 +146,9 @@ impl Policy {
             }
             identities.push(Identity::new(name, identity.pattern, rules));
         }
-        for role in roles.keys().filter(|role| !used.contains(*role)) {
-            if let Some((_, rule)) = roles.get(role).and_then(|rules| rules.first()) {
-                problems.warning(
-                    &rule.location,
-                    format!("role `{role}` belongs to no identity"),
-                    "",
-                );
-            }
+        for (name, role) in roles.iter().filter(|(name, _)| !used.contains(*name)) {
+            let what = format!("role `{name}` belongs to no identity");
+            problems.warning(&role.location, what, "name it in the `roles` of an `[[identity]]`");
         }
         Self { identities, rule_names }
     }

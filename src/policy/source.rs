@@ -73,10 +73,16 @@ impl PolicySource {
         rules.find(|rule| rule.allow.store.contains(&verb)).map(|rule| &rule.location)
     }
 
-    /// Reads one file's text and adds what it says.
-    pub fn read(&mut self, file: &str, text: &str, problems: &Problems) {
+    /// Whether nobody is named.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.identities.is_empty()
+    }
+
+    /// Reads one file's text and adds what it says; false when it is not TOML.
+    pub fn read(&mut self, file: &str, text: &str, problems: &Problems) -> bool {
         let document = Document::new(file, text);
-        let table = document.parse(problems);
+        let Some(table) = document.parse(problems) else { return false };
         let root = document.root(&table, problems);
         for identity in root.tables("identity") {
             self.identities.extend(read_identity(identity));
@@ -85,6 +91,7 @@ impl PolicySource {
             self.roles.extend(read_role(role));
         }
         root.finish();
+        true
     }
 }
 
@@ -156,6 +163,11 @@ fn read_spki(table: &TableReader<'_>) -> Option<String> {
 fn read_role(table: TableReader<'_>) -> Option<RoleSource> {
     let name = table.required_text("name", "the name that identities list in `roles`");
     let rules = table.tables("rules").into_iter().filter_map(read_rule).collect();
+    if !table.has("rules") || table.is_empty_list("rules") {
+        let hint = "for example rules = [{ prefix = \"/app/\", allow = [\"get\"] }]";
+        let location = name.as_ref().map_or_else(|| table.location(), |name| &name.location);
+        table.problems().warning(location, "a role without `rules` allows nothing", hint);
+    }
     table.finish();
     Some(RoleSource { name: name?, rules })
 }
@@ -175,6 +187,9 @@ fn read_rule(table: TableReader<'_>) -> Option<RuleSource> {
 }
 
 fn read_keys(table: &TableReader<'_>) -> Option<KeysSource> {
+    let key = table.text("key");
+    let prefix = table.text("prefix");
+    let range = table.table("range");
     let hex = match table.text("encoding") {
         None => false,
         Some(text) if text.value == "text" => false,
@@ -185,9 +200,6 @@ fn read_keys(table: &TableReader<'_>) -> Option<KeysSource> {
             return None;
         }
     };
-    let key = table.text("key");
-    let prefix = table.text("prefix");
-    let range = table.table("range");
     if [key.is_some(), prefix.is_some(), range.is_some()].into_iter().filter(|set| *set).count() > 1
     {
         let what = "a rule with more than one of `key`, `prefix` and `range`";
@@ -229,6 +241,10 @@ fn read_keys(table: &TableReader<'_>) -> Option<KeysSource> {
 
 fn read_verbs(table: &TableReader<'_>, key: &'static str, about_keys: bool) -> Verbs {
     let mut verbs = Verbs::default();
+    if table.is_empty_list(key) {
+        let what = format!("`{}` is empty", table.path(key));
+        table.problems().warning(&table.location_of_key(key), what, "name verbs, or leave it out");
+    }
     for name in table.texts(key) {
         match (KeyVerb::from_name(&name.value), StoreVerb::from_name(&name.value)) {
             (Some(verb), _) if about_keys => verbs.key.push(verb),

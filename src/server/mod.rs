@@ -34,8 +34,10 @@ pub enum ServeError {
     #[error(transparent)]
     Audit(#[from] crate::audit::FileError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}, `{setting}`: {error}")]
     Listen {
+        /// Where the config names it.
+        setting: &'static str,
         /// The address.
         address: SocketAddr,
         /// Why.
@@ -68,9 +70,9 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
         Acceptor::new(&config.certificate, &config.authorities, config.limits.handshake_timeout)?;
     let mut listeners = Vec::new();
     for address in &config.listen {
-        listeners.push(bind(*address).await?);
+        listeners.push(bind("client.listen", *address).await?);
     }
-    let admin_listener = bind(config.admin_listen).await?;
+    let admin_listener = bind("admin.listen", config.admin_listen).await?;
 
     let random = |key: &mut [u8]| aws_lc_rs::rand::fill(key).is_ok();
     let leases = config.lease_keys.open(random).map_err(ServeError::LeaseKeys)?;
@@ -180,9 +182,9 @@ async fn meanwhile<T>(now_and_then: impl Fn(), awaited: impl Future<Output = T>)
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
     let listener = TcpListener::bind(address).await;
-    listener.map_err(|error| ServeError::Listen { address, error })
+    listener.map_err(|error| ServeError::Listen { setting, address, error })
 }
 
 fn tick(recorder: &Recorder, metrics: &Metrics, refusals: &Mutex<RefusalFold>) {

@@ -64,7 +64,7 @@ pub(super) async fn show(stage: &Stage) -> Result<(), String> {
     say("");
     say("Counters, from /metrics");
     for name in SHOWN {
-        let mut lines: Vec<&str> = lines_of(&metrics, name).collect();
+        let mut lines: Vec<&str> = counted(&metrics, name).collect();
         lines.sort_unstable();
         for line in lines {
             say(&format!("  {line}"));
@@ -99,6 +99,11 @@ fn agreed(records: &[Value], metrics: &str) -> Result<u64, String> {
 /// The sum of a counter over its labels.
 fn sum(metrics: &str, name: &str) -> u64 {
     lines_of(metrics, name).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// Every RPC has its counters from the start; those that counted nothing say nothing.
+fn counted<'a>(metrics: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    lines_of(metrics, name).filter(|line| !line.ends_with(" 0"))
 }
 
 fn lines_of<'a>(metrics: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
@@ -168,6 +173,12 @@ mod tests {
         assert!(agreed(&records, &metrics(2, 2)).is_err());
         assert!(agreed(&records, &metrics(1, 3)).is_err());
         assert!(agreed(&[], "").is_err());
+    }
+
+    #[test]
+    fn a_counter_that_counted_nothing_is_not_shown() {
+        let metrics = "a_total{rpc=\"x\"} 0\na_total{rpc=\"y\"} 10\na_total_b 7\n";
+        assert_eq!(counted(metrics, "a_total").collect::<Vec<_>>(), ["a_total{rpc=\"y\"} 10"]);
     }
 
     #[test]
