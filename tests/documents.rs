@@ -264,7 +264,7 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
     faults.extend(page_failed.split('"').skip(1).step_by(2).map(str::to_owned));
     let named = ["Some(\"", "then_some(\"", "audit_unavailable(), \"", "shutting_down(), \""];
     faults.extend(literals(&ends, &named));
-    faults.extend(literals(&ends, &["Told(status, \""]));
+    faults.extend(literals(&ends, &["(status, \""]));
     faults.extend(literals(&source("src/audit/recorder.rs"), &["fault: Some(\""]));
     assert_eq!(first_column(&format, "fault"), faults);
 }

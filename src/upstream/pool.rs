@@ -194,6 +194,7 @@ mod tests {
     /// A pool with one connection for one call; everything else hangs while it connects.
     async fn pool() -> (Pool, Slot) {
         let config = Config {
+            http_endpoints: vec![],
             endpoints: vec![member_of_one_connection().await],
             connector: None,
             connect_timeout: PATIENCE * 10,
