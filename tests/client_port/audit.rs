@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 
 use prost::Message as _;
-use ringfence::etcd::pb::etcdserverpb::{PutRequest, RangeRequest};
+use ringfence::etcd::pb::etcdserverpb::{PutRequest, PutResponse, RangeRequest};
 
 use crate::support::{Etcd, Pki, RawClient, Ringfence, framed};
 
 const CONNECTIONS: usize = 8;
 const STREAMS: usize = 16;
 const CALLS: usize = 100_000;
+const PUT: &str = "/etcdserverpb.KV/Put";
 /// A value; it must be nowhere but in etcd.
 const CANARY: &str = "canary-6f1d2c";
 

@@ -40,17 +40,6 @@ rules = [
 pub struct Settings<'a> {
     /// More lines of the config.
     pub config: &'a str,
-    /// More identities and roles.
-    pub policy: &'a str,
-    /// Keys of leases that others use too; its own otherwise.
-    pub lease_keys: Option<&'a Path>,
-}
-
-/// What can differ from one ringfence to the next.
-#[derive(Default)]
-pub struct Settings<'a> {
-    /// More lines of the config.
-    pub config: &'a str,
     /// More lines of its table `audit`.
     pub audit: &'a str,
     /// More identities and roles.
