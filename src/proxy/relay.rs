@@ -116,13 +116,18 @@ async fn relay(
     }
     let mut forwarding =
         pin!(forward(&asking.core.pool, permit, recorded, asking.call, asking.metadata));
-    let reply = match waiting.until_end(respond, forwarding.as_mut()).await {
+    let mut reply = match waiting.until_end(respond, forwarding.as_mut()).await {
         Ok(reply) => reply,
         Err(error @ (RelayError::ClientGone | RelayError::TimedOut)) if permit.rpc().writes() => {
             if matches!(error, RelayError::TimedOut) {
                 end(respond, progress, &timed_out().0);
             }
-            Box::pin(settle(asking.core, forwarding, progress)).await;
+            let settling = async {
+                if let Ok(mut reply) = forwarding.await {
+                    read_to_end(&mut reply, progress).await;
+                }
+            };
+            settle(asking.core, Box::pin(settling)).await;
             return Err(error);
         }
         Err(error) => return Err(error),
@@ -130,8 +135,12 @@ async fn relay(
     match Rewrite::of(permit.rpc(), permit.touches()) {
         None => {
             let endless = Endless::of(permit.rpc(), asking.core);
-            let passing = pass_through(reply, endless, respond, progress);
-            waiting.until_deadline(passing).await
+            let passing = pass_through(&mut reply, endless, respond, progress);
+            let passed = waiting.until_deadline(passing).await;
+            if passed.is_err() && permit.rpc().writes() {
+                settle(asking.core, Box::pin(read_to_end(&mut reply, progress))).await;
+            }
+            passed
         }
         Some(rewrite) => {
             Box::pin(rewritten(asking, &waiting, rewrite, reply, respond, progress)).await
@@ -141,15 +150,17 @@ async fn relay(
 
 /// A writer that does not wait for the answer must not decide that nobody ever learns what came of
 /// the write: the answer is still taken, for the record.
-async fn settle(
-    core: &Core,
-    forwarding: Pin<&mut impl Future<Output = Result<Reply, ForwardError>>>,
-    progress: &mut Progress,
-) {
-    let settling = async { collect(forwarding.await?).await };
-    let settled = tokio::time::timeout(core.limits.call_timeout, settling).await;
-    if let Ok(Ok(Whole { message: Some(message), .. })) = settled {
-        progress.scan.push(&framed(&message));
+async fn settle(core: &Core, settling: Pin<Box<impl Future<Output = ()>>>) {
+    // Without an answer the record says what it can.
+    drop(tokio::time::timeout(core.limits.call_timeout, settling).await);
+}
+
+async fn read_to_end(reply: &mut Reply, progress: &mut Progress) {
+    while let Some(Ok(chunk)) = reply.body.data().await {
+        progress.scan.push(&chunk);
+        if reply.body.flow_control().release_capacity(chunk.len()).is_err() {
+            return;
+        }
     }
 }
 
@@ -228,7 +239,7 @@ impl Endless {
 }
 
 async fn pass_through(
-    mut reply: Reply,
+    reply: &mut Reply,
     mut endless: Option<Endless>,
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,

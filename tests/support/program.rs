@@ -28,10 +28,9 @@ rules = [
 name = "tenant"
 rules = [
   { prefix = "/tenants/${uri.path.2}/", allow = ["get", "list", "watch", "put", "delete"] },
-  { allow = ["lease"] },
   { key = "/tenants/${uri.path.2}/quota", deny = ["put", "delete"] },
   { prefix = "/inbox/", allow = ["put", "delete"] },
-  { allow = ["health"] },
+  { allow = ["lease", "health"] },
 ]
 "#;
 
