@@ -75,7 +75,9 @@ fn write(sequence: u64, record: &Record, second: &str, bytes: &mut Vec<u8>) {
         Event::ConnectionClose { connection, calls } => {
             line.text("type", "connection.close");
             line.number("connection", connection.0);
-            line.number("calls", calls);
+            if let Some(calls) = calls {
+                line.number("calls", calls);
+            }
         }
         Event::Decision(event) => decision(&mut line, event),
         Event::Outcome { call, outcome } => self::outcome(&mut line, *call, outcome),

@@ -60,7 +60,7 @@ pub(super) async fn serve(
             answer(&mut respond, &status);
         }
         Decision::Allow(permit) => {
-            match allow(&core, identified, call, &permit, message_bytes).await {
+            match allow(&core, identified, call, &permit, message_bytes, started + timeout).await {
                 Err(Unavailable) => answer(&mut respond, &audit_unavailable()),
                 Ok(recorded) => {
                     let forwarding = Forwarding { core: &core, call, metadata: &request.metadata };
@@ -96,7 +96,7 @@ async fn deny(
         touches: denial.request.touches().clone(),
         request_bytes,
     });
-    let recorded = core.recorder.record(record(event)).await;
+    let recorded = core.recorder.record(&identified.queue_share, record(event)).await;
     recorded.map_or_else(|Unavailable| audit_unavailable(), |()| permission_denied())
 }
 
@@ -107,6 +107,7 @@ async fn allow(
     call: CallId,
     permit: &Permit,
     request_bytes: usize,
+    call_ends: Instant,
 ) -> Result<Recorded, Unavailable> {
     let rpc = permit.rpc().rpc();
     core.metrics.count_request(Some(rpc), metrics::Verdict::Allow);
@@ -119,7 +120,7 @@ async fn allow(
         touches: permit.touches().clone(),
         request_bytes,
     });
-    core.recorder.allow(call, record(event)).await
+    core.recorder.allow(&identified.queue_share, call, record(event), call_ends).await
 }
 
 /// Phase one: nothing of the request is believed before it is whole and has one meaning.
@@ -204,7 +205,7 @@ pub(super) async fn record_refusal(
         touches: crate::etcd::Touches::new(),
         request_bytes: 0,
     });
-    core.recorder.record(record(event)).await
+    core.recorder.record(&client.queue_share, record(event)).await
 }
 
 fn record(event: Event) -> Record {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::share::Share;
 use super::{Core, call, http1};
-use crate::audit::{ConnectionId, Event, Record};
+use crate::audit::{ConnectionId, Event, OpenConnection, QueueShare, Record};
 use crate::clock;
 use crate::identity::CertificateFacts;
 use crate::policy::{Identification, NoPrincipal};
@@ -34,6 +34,8 @@ pub(super) struct Client {
     pub(super) connection: ConnectionId,
     /// Who, with what it may do; or why it is nobody.
     pub(super) identified: Result<Identified, String>,
+    /// The part of the room for audit records that its calls use.
+    pub(super) queue_share: Arc<QueueShare>,
 }
 
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub(super) struct Identified {
     pub(super) name: Arc<str>,
     pub(super) identification: Identification,
     pub(super) share: Rc<Share>,
+    /// Its part of the room for audit records.
+    pub(super) queue_share: Arc<QueueShare>,
 }
 
 /// Serves a connection until it ends, or until `draining` turns true and its calls have ended.
@@ -62,16 +66,12 @@ pub async fn serve<S>(
     core.metrics.handshakes.inc();
     core.metrics.connections.inc();
     let client = identify(&core, &accepted, source, connection).await;
-    if let Some(client) = client {
+    if let Some((client, open)) = client {
         let calls = match accepted.protocol {
             Protocol::Http2 => serve_http2(&core, client, accepted.stream, draining).await,
             Protocol::Http1 => http1::refuse_all(&core, client, accepted.stream).await,
         };
-        // Nobody waits for this one; without room it is counted as refused by the recorder.
-        let event = Event::ConnectionClose { connection, calls };
-        if core.recorder.record(Record { time: clock::since_epoch(), event }).await.is_err() {
-            tracing::warn!("the end of a connection found no room in the audit log");
-        }
+        open.close(calls);
     }
     core.metrics.connections.dec();
 }
@@ -83,15 +83,8 @@ fn note_refusal(core: &Core, source: SocketAddr, refusal: &HandshakeRefusal) {
         Some(facts) => format!("{} ({})", refusal.detail, facts.subject),
         None => refusal.detail.clone(),
     };
-    let mut fold = core.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-    let event = fold.note(source.ip(), refusal.reason, &detail);
-    drop(fold);
-    if let Some(event) = event {
-        // Events without an identity never wait for room: they must not hold up anybody.
-        if core.recorder.try_record(Record { time: clock::since_epoch(), event }).is_err() {
-            tracing::debug!("a refused handshake found no room in the audit log");
-        }
-    }
+    let recorder = core.recorder.all_cores();
+    recorder.record_refusal(&core.refusals, source.ip(), refusal.reason, &detail);
 }
 
 /// Records the connection; `None` when it cannot be recorded, and then it is not served.
@@ -100,7 +93,7 @@ async fn identify(
     accepted: &Accepted,
     source: SocketAddr,
     connection: ConnectionId,
-) -> Option<Rc<Client>> {
+) -> Option<(Rc<Client>, OpenConnection)> {
     let facts = CertificateFacts::read(&accepted.leaf);
     let identified: Result<Identification, String> = match &facts {
         Ok(facts) => core
@@ -109,11 +102,17 @@ async fn identify(
             .map_err(|error: NoPrincipal| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let identified = identified.map(|identification| Identified {
-        name: identification.principal.to_string().into(),
-        share: core.shares.borrow_mut().of(&identification.principal),
-        identification,
+    let recorder = core.recorder.all_cores();
+    let identified = identified.map(|identification| {
+        let name = identification.principal.to_string().into();
+        let share = core.shares.borrow_mut().of(&identification.principal);
+        let queue_share = recorder.share_of(Some(&name));
+        Identified { name, identification, share, queue_share }
     });
+    let queue_share = match &identified {
+        Ok(identified) => Arc::clone(&identified.queue_share),
+        Err(_) => recorder.share_of(None),
+    };
     let event = Event::ConnectionOpen {
         connection,
         source,
@@ -125,8 +124,9 @@ async fn identify(
             .map(|identified| Arc::clone(&identified.name))
             .map_err(Clone::clone),
     };
-    core.recorder.record(Record { time: clock::since_epoch(), event }).await.ok()?;
-    Some(Rc::new(Client { connection, identified }))
+    let record = Record { time: clock::since_epoch(), event };
+    let open = core.recorder.open(&queue_share, connection, record).await.ok()?;
+    Some((Rc::new(Client { connection, identified, queue_share }), open))
 }
 
 async fn serve_http2(
