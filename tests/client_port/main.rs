@@ -14,6 +14,8 @@
 mod support;
 
 mod audit;
+mod audit_blocking;
+mod audit_flood;
 mod key_value;
 mod malformed;
 mod neighbours;

@@ -1,7 +1,7 @@
 //! The real program, started and signalled.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use serde_json::Value;
@@ -36,6 +36,7 @@ rules = [
 pub struct Ringfence {
     child: Child,
     folder: tempfile::TempDir,
+    audit_folder: PathBuf,
     pub port: u16,
     pub admin_port: u16,
 }
@@ -48,6 +49,17 @@ impl Ringfence {
 
     /// The same, with more lines in the config.
     pub fn start_with(pki: &Pki, endpoint: &str, more: &str) -> Self {
+        Self::start_audited(pki, endpoint, Path::new("audit"), "", more)
+    }
+
+    /// The same, with its audit folder and more settings of `[audit]`.
+    pub fn start_audited(
+        pki: &Pki,
+        endpoint: &str,
+        audit_folder: &Path,
+        audit: &str,
+        more: &str,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (port, admin_port) = (free_port(), free_port());
         let pki_folder = pki.path("");
@@ -73,7 +85,8 @@ ca = "{pki_folder}/kubernetes-ca.crt"
 certificate = "{pki_folder}/ringfence-client.crt"
 key = "{pki_folder}/ringfence-client.key"
 [audit]
-directory = "audit"
+directory = {audit_folder:?}
+{audit}
 [admin]
 listen = "127.0.0.1:{admin_port}"
 [policy]
@@ -92,7 +105,8 @@ files = ["policy.toml"]
             .stderr(log)
             .spawn()
             .unwrap();
-        let ringfence = Self { child, folder, port, admin_port };
+        let audit_folder = folder.path().join(audit_folder);
+        let ringfence = Self { child, folder, audit_folder, port, admin_port };
         wait_for("ringfence serving", || {
             http_get(admin_port, "/livez").is_some_and(|(status, _)| status == 200)
         });
@@ -103,8 +117,22 @@ files = ["policy.toml"]
         self.child.id()
     }
 
-    pub fn audit_folder(&self) -> PathBuf {
-        self.folder.path().join("audit")
+    pub fn audit_folder(&self) -> &Path {
+        &self.audit_folder
+    }
+
+    /// Ends it at once, as a crash does.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The text of its audit log.
+    pub fn audit_text(&self) -> String {
+        let files: Vec<PathBuf> =
+            fs::read_dir(self.audit_folder()).unwrap().map(|file| file.unwrap().path()).collect();
+        assert_eq!(files.len(), 1, "one log per process");
+        fs::read_to_string(&files[0]).unwrap()
     }
 
     /// What it logged, at the most talkative level.
@@ -130,10 +158,7 @@ files = ["policy.toml"]
 
     /// Every audit record, in the order of the file; call it after [`Self::stop`].
     pub fn records(&self) -> Vec<Value> {
-        let files: Vec<PathBuf> =
-            fs::read_dir(self.audit_folder()).unwrap().map(|file| file.unwrap().path()).collect();
-        assert_eq!(files.len(), 1, "one log per process");
-        let text = fs::read_to_string(&files[0]).unwrap();
+        let text = self.audit_text();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
