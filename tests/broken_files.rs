@@ -117,7 +117,7 @@ fn every_mistake_of_a_config_is_told() {
     check_config(
         "config_audit_mode",
         "directory = \"audit\"",
-        "mode = \"blocking\"\ndirectory = \"audit\"",
+        "mode = \"sometimes\"\ndirectory = \"audit\"",
     );
     check_config("config_policy_missing", "policy.toml", "policy.d/*.toml");
     check_config("config_version", "version = 1", "version = 2");
