@@ -53,8 +53,10 @@ struct Queue {
     records: Vec<Queued>,
     /// The sequence number of the last record that came in.
     sequence: u64,
-    /// Somebody waits for a record, or for room.
+    /// The writer is to take what there is without lingering.
     hurry: bool,
+    /// Somebody waits until a record is on disk.
+    sync: bool,
     closing: bool,
 }
 
@@ -68,7 +70,7 @@ pub(super) struct Queued {
 /// A batch as it was taken.
 #[derive(Clone, Copy)]
 struct Taken {
-    hurry: bool,
+    sync: bool,
     closing: bool,
 }
 
@@ -95,6 +97,7 @@ impl Shared {
         queue.sequence += 1;
         let sequence = queue.sequence;
         queue.records.push(Queued { record, place });
+        queue.sync |= waited_for;
         self.wake(queue, waited_for || self.mode == Mode::Buffered);
         sequence
     }
@@ -152,17 +155,16 @@ impl Shared {
         loop {
             let taken = self.take(&mut batch);
             let any = !batch.is_empty();
-            let sync = taken.hurry && self.mode == Mode::Blocking;
             for queued in batch.drain(..) {
                 log.sequence += 1;
                 lines.write(log.sequence, &queued.record, log.file.pending());
                 places.extend(queued.place);
                 if log.file.unwritten_bytes() >= WRITE_BYTES_MAX {
-                    log.keep(sync, taken.closing, &mut places)?;
+                    log.keep(taken.sync, taken.closing, &mut places)?;
                 }
             }
             let due = synced.elapsed() >= SYNC_EVERY && log.file.unsynced_bytes() > 0;
-            let sync = sync || due || taken.closing;
+            let sync = taken.sync || due || taken.closing;
             if any || sync {
                 log.keep(sync, taken.closing, &mut places)?;
             }
@@ -186,8 +188,8 @@ impl Shared {
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         std::mem::swap(&mut queue.records, batch);
-        let taken = Taken { hurry: queue.hurry, closing: queue.closing };
-        queue.hurry = false;
+        let taken = Taken { sync: queue.sync, closing: queue.closing };
+        (queue.hurry, queue.sync) = (false, false);
         taken
     }
 
