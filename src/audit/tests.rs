@@ -173,6 +173,19 @@ fn a_call_whose_decision_is_not_kept_in_time_is_refused_and_its_record_says_so()
 }
 
 #[test]
+fn a_call_that_ends_before_its_decision_is_kept_is_no_fault_of_the_log() {
+    let records = run(Mode::Blocking, PATIENCE, |disk, recorder| async move {
+        disk.state().held = true;
+        let share = recorder.all_cores().share_of(None);
+        let ends = Instant::now() + Duration::from_millis(5);
+        assert!(recorder.allow(&share, id(1), decision(1, 10), ends).await.is_err());
+        assert_eq!(recorder.all_cores().refused(), 0);
+        assert_eq!(recorder.all_cores().failure(), None);
+    });
+    assert_eq!(faults(&records), [(1, Some("audit_unavailable"), Some(14))]);
+}
+
+#[test]
 fn a_disk_that_does_not_answer_is_a_reason() {
     run(Mode::Blocking, Duration::from_millis(1), |disk, recorder| async move {
         disk.state().held = true;
