@@ -96,7 +96,7 @@ files = ["policy.toml"]
         );
         fs::write(folder.path().join("ringfence.toml"), config).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ringfence"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringfence"))
             .args(["serve", "--config"])
             .arg(folder.path().join("ringfence.toml"))
             .env("RUST_LOG", "debug")
@@ -105,12 +105,13 @@ files = ["policy.toml"]
             .stderr(log)
             .spawn()
             .unwrap();
-        let audit_folder = folder.path().join(audit_folder);
-        let ringfence = Self { child, folder, audit_folder, port, admin_port };
         wait_for("ringfence serving", || {
+            let log = || fs::read_to_string(folder.path().join("log")).unwrap();
+            assert!(child.try_wait().unwrap().is_none(), "ringfence ended: {}", log());
             http_get(admin_port, "/livez").is_some_and(|(status, _)| status == 200)
         });
-        ringfence
+        let audit_folder = folder.path().join(audit_folder);
+        Self { child, folder, audit_folder, port, admin_port }
     }
 
     pub fn process_id(&self) -> u32 {
