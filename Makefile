@@ -1,5 +1,5 @@
 # The commands of the README. Each does all the set-up it needs.
-.PHONY: demo etcdctl test lint format audit-dependencies tools
+.PHONY: demo etcdctl test flood lint format audit-dependencies tools
 
 # Everything the gate checks: format, lints, documentation, dependencies, tests with real etcds.
 test: lint audit-dependencies
@@ -7,6 +7,11 @@ test: lint audit-dependencies
 	tests/etcd/install 3.5 >/dev/null
 	tests/etcd/install 3.4 >/dev/null
 	cargo test --locked --workspace
+
+# Refused handshakes for a minute; the gate does it for five seconds.
+flood:
+	tests/etcd/install 3.7 >/dev/null
+	RINGFENCE_FLOOD_SECONDS=60 cargo test --locked --package ringfence --test client_port audit_flood -- --nocapture
 
 lint: format tools
 	cargo clippy --locked --workspace --all-targets -- --deny warnings

@@ -18,6 +18,9 @@ use crate::etcd::{Page, Rpc};
 /// The upper bounds of the latency buckets, in seconds.
 const LATENCY_BUCKETS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+/// The upper bounds of the buckets for a sync of the audit log, in seconds.
+const SYNC_BUCKETS: [f64; 11] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
 
 type Labels = [(&'static str, &'static str); 1];
 type RequestLabels = [(&'static str, &'static str); 2];
@@ -76,6 +79,7 @@ pub struct Metrics {
     /// Requests refused because the log had no room.
     pub audit_refused: Counter<u64, AtomicU64>,
     latency: Histogram,
+    audit_sync: Histogram,
 }
 
 impl Default for Metrics {
@@ -95,6 +99,7 @@ impl Default for Metrics {
             audit_records: Counter::default(),
             audit_refused: Counter::default(),
             latency: Histogram::new(LATENCY_BUCKETS),
+            audit_sync: Histogram::new(SYNC_BUCKETS),
             registry: Registry::default(),
         };
         registry.register("requests", "Calls by RPC and verdict", requests);
@@ -132,6 +137,12 @@ impl Default for Metrics {
             Unit::Seconds,
             metrics.latency.clone(),
         );
+        registry.register_with_unit(
+            "audit_sync_duration",
+            "How long the disk took to keep a batch of audit records",
+            Unit::Seconds,
+            metrics.audit_sync.clone(),
+        );
         Self { registry, ..metrics }
     }
 }
@@ -162,6 +173,11 @@ impl Metrics {
     /// Notes how long a forwarded call took, from the head of its request to the end of its reply.
     pub fn observe_forward(&self, latency: Duration) {
         self.latency.observe(latency.as_secs_f64());
+    }
+
+    /// Notes how long the disk took to keep a batch of audit records.
+    pub fn observe_audit_sync(&self, took: Duration) {
+        self.audit_sync.observe(took.as_secs_f64());
     }
 
     /// The OpenMetrics text.

@@ -149,7 +149,7 @@ fn every_mistake_of_a_config_is_told() {
     check_config(
         "config_audit_mode",
         "directory = \"audit\"",
-        "mode = \"blocking\"\ndirectory = \"audit\"",
+        "mode = \"sometimes\"\ndirectory = \"audit\"",
     );
     check_config("config_lease_keys", "[audit]", "[leases]\nkeys = \"policy.toml\"\n[audit]");
     let advertise = "[client.advertise]\ninfra0 = [\"https://127.0.0.1:12379\"]\n\

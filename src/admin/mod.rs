@@ -98,22 +98,31 @@ impl Admin {
 
     async fn readiness(&self, verbose: bool) -> Response<Full<Bytes>> {
         let checks = [
-            ("audit", !self.recorder.is_failing(), "the audit log cannot be written"),
-            ("upstream", self.pool.is_reachable().await, "etcd cannot be reached"),
-            ("draining", !*self.draining.borrow(), "the process is ending"),
+            (
+                "audit",
+                self.recorder
+                    .failure()
+                    .map(|why| format!("the audit log cannot be written: {why}")),
+            ),
+            ("upstream", fault(!self.pool.is_reachable().await, "etcd cannot be reached")),
+            ("draining", fault(*self.draining.borrow(), "the process is ending")),
         ];
-        let ready = checks.iter().all(|(_, holds, _)| *holds);
+        let ready = checks.iter().all(|(_, fault)| fault.is_none());
         let mut text = String::new();
-        for (name, holds, reason) in checks {
-            match holds {
-                true if verbose => text.push_str(&format!("[+] {name}: ok\n")),
-                true => {}
-                false => text.push_str(&format!("[-] {name}: {reason}\n")),
+        for (name, fault) in checks {
+            match fault {
+                None if verbose => text.push_str(&format!("[+] {name}: ok\n")),
+                None => {}
+                Some(reason) => text.push_str(&format!("[-] {name}: {reason}\n")),
             }
         }
         text.push_str(if ready { "ok\n" } else { "not ready\n" });
         plain(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
     }
+}
+
+fn fault(holds: bool, reason: &str) -> Option<String> {
+    holds.then(|| reason.to_owned())
 }
 
 fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {

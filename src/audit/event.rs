@@ -89,8 +89,8 @@ pub enum Event {
     },
     /// Connections that came to nothing, folded: the first of a kind, then counts.
     ConnectionRefused {
-        /// From where; one address may stand for many (see `fold`).
-        source: Option<std::net::IpAddr>,
+        /// From where; absent when it stands for more than is told apart.
+        source: Option<super::fold::Source>,
         /// A short, fixed name.
         reason: &'static str,
         /// What was said about the first.
@@ -102,10 +102,10 @@ pub enum Event {
     ConnectionClose {
         /// Its id.
         connection: ConnectionId,
-        /// How many calls it made.
-        calls: u64,
-        /// Why it ended: a short, fixed name.
-        reason: &'static str,
+        /// How many calls it made; absent when ringfence ended before it did.
+        calls: Option<u64>,
+        /// Why it ended: a short, fixed name; absent likewise.
+        reason: Option<&'static str>,
     },
     /// A decision, recorded before anything is forwarded.
     Decision(DecisionEvent),

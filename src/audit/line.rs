@@ -78,8 +78,12 @@ fn write(sequence: u64, record: &Record, second: &str, bytes: &mut Vec<u8>) {
         Event::ConnectionClose { connection, calls, reason } => {
             line.text("type", "connection.close");
             line.number("connection", connection.0);
-            line.number("calls", calls);
-            line.text("reason", reason);
+            if let Some(calls) = calls {
+                line.number("calls", calls);
+            }
+            if let Some(reason) = reason {
+                line.text("reason", reason);
+            }
         }
         Event::Decision(event) => decision(&mut line, event),
         Event::Outcome { call, outcome } => self::outcome(&mut line, *call, outcome),
@@ -386,8 +390,11 @@ mod tests {
     }
     #[test]
     fn the_end_of_a_connection_says_why() {
-        let event =
-            Event::ConnectionClose { connection: ConnectionId(3), calls: 2, reason: "idle" };
+        let event = Event::ConnectionClose {
+            connection: ConnectionId(3),
+            calls: Some(2),
+            reason: Some("idle"),
+        };
         check(
             event,
             "\"type\":\"connection.close\",\"connection\":3,\"calls\":2,\"reason\":\"idle\"",

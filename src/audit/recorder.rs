@@ -1,70 +1,97 @@
 //! The hand-over from the threads that serve to the one thread that writes.
 //!
-//! A record takes room in the queue before it is handed over; without room the request waits, then
-//! is refused. When the disk refuses, records stay in the queue, the queue fills, and requests
-//! stop: nothing is forwarded unrecorded, nothing is lost.
+//! A record takes room in the queue before it is handed over, and in `blocking` an allowed call
+//! waits until its record is on disk; without either the call is refused. When the disk refuses,
+//! records stay in the queue and requests stop: nothing is forwarded unrecorded, nothing is lost.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
-use super::Config;
-use super::event::{CallId, Event, Outcome, Record};
-use super::file::{FileError, LogFile};
-use super::line::LineWriter;
+use super::event::{CallId, ConnectionId, Event, Outcome, Record};
+use super::file::{self, Disk, FileError};
+use super::fold::RefusalFold;
+use super::room::{Place, QueueShare, units};
+use super::writer::Shared;
+use super::{Config, Mode};
 use crate::clock;
 
-/// Room is counted in units, so that a record of any size fits the semaphore's numbers.
-const UNIT_BYTES: usize = 256;
-/// After a batch the writer rests, so that the next one is larger and nobody has to wake it.
-const REST: Duration = Duration::from_millis(1);
-/// How long the writer waits after the disk refused.
-const RETRY: Duration = Duration::from_millis(200);
-/// How often written records are forced to the disk.
-const SYNC_EVERY: Duration = Duration::from_secs(1);
-/// How often the idle writer looks whether it should end.
-const IDLE: Duration = Duration::from_millis(500);
+/// What an outcome takes of the room.
+const OUTCOME_UNITS: usize = 2;
+/// Room for refused connections, apart from everybody else's: they can take none from decisions.
+const REFUSALS_BYTES: usize = 256 << 10;
+/// How long whoever waits for room sleeps at most before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// gRPC's Unavailable.
+const UNAVAILABLE: u16 = 14;
 
-/// Hands records over. Cheap to clone.
+/// Hands records over, from any thread. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
+    shares: Arc<Mutex<Shares>>,
+    refusals: Arc<QueueShare>,
+}
+
+/// Hands records over from one core; its calls wait for the disk together.
+#[derive(Clone, Debug)]
+pub struct CoreRecorder {
+    recorder: Recorder,
+    progress: watch::Receiver<u64>,
+    woken: Arc<Notify>,
 }
 
 /// The writer thread; it ends when told, after the last record is on disk.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
-    thread: JoinHandle<Result<(), std::io::Error>>,
+    thread: JoinHandle<std::io::Result<()>>,
     /// The file it writes.
     pub path: PathBuf,
 }
 
+/// Who has a share of the room.
 #[derive(Debug)]
-struct Shared {
-    queue: Mutex<Vec<(Record, u32)>>,
-    ready: Condvar,
-    room: Semaphore,
-    room_units: u32,
-    wait: Duration,
-    failing: AtomicBool,
-    closing: AtomicBool,
-    written: AtomicU64,
-    refused: AtomicU64,
+struct Shares {
+    /// The share of those who are nobody, and the pattern of all others.
+    nobody: Arc<QueueShare>,
+    principals: HashMap<Arc<str>, Weak<QueueShare>>,
+    /// Those that nobody holds any more are looked for when there are so many.
+    purge_at: usize,
 }
 
-/// Proof that a decision is in the log's queue. It also holds the room for the outcome, so that an
-/// outcome never waits and is never lost; dropped without one, the call is recorded as aborted.
+/// Proof that a decision is as safe as the mode asks for: in `blocking` on disk. It also holds the
+/// room for the outcome, so that an outcome never waits and is never lost.
 #[derive(Debug)]
 pub struct Recorded {
-    recorder: Recorder,
+    decided: Decided,
+}
+
+/// A decision in the queue, whose outcome is owed; dropped without one, the outcome is the fault.
+#[derive(Debug)]
+struct Decided {
+    shared: Arc<Shared>,
     call: CallId,
-    decided: Duration,
-    finished: bool,
+    time: Duration,
+    place: Option<Place>,
+    otherwise: Outcome,
+}
+
+/// A connection whose opening was recorded. Its end is recorded whatever happens: it takes no room,
+/// and there are no more of them than connections.
+#[derive(Debug)]
+pub struct OpenConnection {
+    shared: Arc<Shared>,
+    connection: ConnectionId,
+    calls: Option<u64>,
+    reason: Option<&'static str>,
 }
 
 /// The log takes no record.
@@ -73,67 +100,119 @@ pub struct Recorded {
 pub struct Unavailable;
 
 impl Recorder {
-    /// Opens the log and starts the writer.
+    /// Opens the log and starts the writer, which tells how long each sync took.
     ///
     /// # Errors
     /// When the folder or file cannot be made.
-    pub fn start(config: &Config) -> Result<(Self, Writer), FileError> {
-        let (file, path) = LogFile::create(&config.directory, clock::since_epoch())?;
-        let room_units = units(usize::try_from(config.queue_bytes).unwrap_or(usize::MAX));
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            ready: Condvar::new(),
-            room: Semaphore::new(usize::try_from(room_units).unwrap_or(usize::MAX)),
-            room_units,
-            wait: config.wait,
-            failing: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
-            written: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-        });
+    pub fn start(
+        config: &Config,
+        observe_sync: impl Fn(Duration) + Send + 'static,
+    ) -> Result<(Self, Writer), FileError> {
+        let (file, path) = file::create(&config.directory, clock::since_epoch())?;
+        Self::start_on(config, file, path, observe_sync)
+    }
+
+    pub(super) fn start_on(
+        config: &Config,
+        disk: impl Disk,
+        path: PathBuf,
+        observe_sync: impl Fn(Duration) + Send + 'static,
+    ) -> Result<(Self, Writer), FileError> {
+        let shared = Arc::new(Shared::new(config));
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || for_thread.write_until_closed(file))
+            .spawn(move || for_thread.write_until_closed(disk, observe_sync))
             .map_err(|error| FileError { path: path.clone(), error })?;
-        Ok((Self { shared: Arc::clone(&shared) }, Writer { shared, thread, path }))
+        let queue_bytes = usize::try_from(config.queue_bytes).unwrap_or(usize::MAX);
+        let recorder = Self {
+            shared: Arc::clone(&shared),
+            shares: Arc::new(Mutex::new(Shares {
+                nobody: Arc::new(QueueShare::new(queue_bytes)),
+                principals: HashMap::new(),
+                purge_at: 64,
+            })),
+            refusals: Arc::new(QueueShare::new(REFUSALS_BYTES)),
+        };
+        Ok((recorder, Writer { shared, thread, path }))
     }
 
-    /// Records a decision that lets a call go on, and takes the room for its outcome.
-    ///
-    /// # Errors
-    /// When there is no room within the configured wait; the call must be refused.
-    pub async fn allow(&self, call: CallId, record: Record) -> Result<Recorded, Unavailable> {
-        let decided = record.time;
-        // Two units more: the outcome's.
-        self.hand_over(record, 2).await?;
-        Ok(Recorded { recorder: self.clone(), call, decided, finished: false })
-    }
-
-    /// Records anything that does not let a call go on.
-    ///
-    /// # Errors
-    /// When there is no room within the configured wait.
-    pub async fn record(&self, record: Record) -> Result<(), Unavailable> {
-        self.hand_over(record, 0).await
-    }
-
-    /// Records without waiting; for events that nobody waits for.
-    ///
-    /// # Errors
-    /// When there is no room now.
-    pub fn try_record(&self, record: Record) -> Result<(), Unavailable> {
-        let units = self.units_of(&record);
-        let room = self.shared.room.try_acquire_many(units);
-        room.map_err(|_| self.refuse())?.forget();
-        self.push(record, units);
-        Ok(())
-    }
-
-    /// Whether the disk refuses records at the moment.
+    /// The recorder of this thread, whose tasks run in a `LocalSet`.
     #[must_use]
-    pub fn is_failing(&self) -> bool {
-        self.shared.failing.load(Ordering::Relaxed)
+    pub fn on_this_core(&self) -> CoreRecorder {
+        let woken = Arc::new(Notify::new());
+        let mut progress = self.shared.progress.subscribe();
+        let to_wake = Arc::clone(&woken);
+        // The writer wakes this task, once for a batch; waking the calls from here crosses no thread.
+        tokio::task::spawn_local(async move {
+            while progress.changed().await.is_ok() {
+                to_wake.notify_waiters();
+            }
+        });
+        CoreRecorder { recorder: self.clone(), progress: self.shared.progress.subscribe(), woken }
+    }
+
+    /// The share of the room of a principal, or of those who are nobody.
+    #[must_use]
+    pub fn share_of(&self, principal: Option<&Arc<str>>) -> Arc<QueueShare> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(principal) = principal else {
+            return Arc::clone(&shares.nobody);
+        };
+        if let Some(share) = shares.principals.get(principal).and_then(Weak::upgrade) {
+            return share;
+        }
+        if shares.principals.len() >= shares.purge_at {
+            shares.principals.retain(|_, share| share.strong_count() > 0);
+            shares.purge_at = 64 + 2 * shares.principals.len();
+        }
+        let share = Arc::new(shares.nobody.beside());
+        shares.principals.insert(Arc::clone(principal), Arc::downgrade(&share));
+        share
+    }
+
+    /// Records the beginning or end of the process; there is always room for these two.
+    pub fn record_process(&self, event: Event) {
+        self.shared.push(record_now(event), None, false);
+    }
+
+    /// Folds a connection that came to nothing. It has room of its own, and never waits for it.
+    pub fn record_refusal(
+        &self,
+        fold: &Mutex<RefusalFold>,
+        source: IpAddr,
+        reason: &'static str,
+        detail: &str,
+    ) {
+        let mut fold = fold.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(event) = fold.note(source, reason, detail) {
+            self.record_folded(&mut fold, event);
+        }
+    }
+
+    /// Records what was folded, when it is time.
+    pub fn flush_refusals(&self, fold: &Mutex<RefusalFold>) {
+        let mut fold = fold.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in fold.flush(clock::since_epoch()) {
+            self.record_folded(&mut fold, event);
+        }
+    }
+
+    fn record_folded(&self, fold: &mut RefusalFold, event: Event) {
+        let record = record_now(event);
+        match self.refusals.take(units(record.weight_bytes()), 0) {
+            Some(place) => {
+                self.shared.push(record, Some(place), false);
+            }
+            // The disk refuses. The count waits for a later record.
+            None => fold.give_back(&record.event),
+        }
+    }
+
+    /// Why records do not reach the disk at the moment; `None` when they do.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.shared.failure()
     }
 
     /// Records written so far.
@@ -142,79 +221,196 @@ impl Recorder {
         self.shared.written.load(Ordering::Relaxed)
     }
 
-    /// Records that found no room.
+    /// Records that found no room, and decisions that did not reach the disk in time.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.shared.refused.load(Ordering::Relaxed)
     }
+}
 
-    async fn hand_over(&self, record: Record, more_units: u32) -> Result<(), Unavailable> {
-        let units = self.units_of(&record);
-        let asked = (units + more_units).min(self.shared.room_units);
-        if let Ok(room) = self.shared.room.try_acquire_many(asked) {
-            room.forget();
-        } else {
-            let room = self.shared.room.acquire_many(asked);
-            match tokio::time::timeout(self.shared.wait, room).await {
-                Ok(Ok(room)) => room.forget(),
-                Ok(Err(_)) | Err(_) => return Err(self.refuse()),
-            }
+impl CoreRecorder {
+    /// Records a decision that lets a call go on, takes the room for its outcome, and in `blocking`
+    /// waits until the record is on disk; all of it until the configured wait is over, or the call.
+    ///
+    /// # Errors
+    /// When there is no room, or the disk does not take it; the call must be refused.
+    pub async fn allow(
+        &self,
+        share: &Arc<QueueShare>,
+        call: CallId,
+        record: Record,
+        call_ends: Option<Instant>,
+    ) -> Result<Recorded, Unavailable> {
+        let time = record.time;
+        let patience = Instant::now() + self.recorder.shared.wait;
+        let until = call_ends.map_or(patience, |ends| patience.min(ends));
+        let place = self.room(share, &record, OUTCOME_UNITS, until).await;
+        let mut place = place.ok_or_else(|| self.refuse(patience))?;
+        let shared = Arc::clone(&self.recorder.shared);
+        let owed = Some(place.split(OUTCOME_UNITS));
+        let blocking = shared.mode == Mode::Blocking;
+        let sequence = shared.push(record, Some(place), blocking);
+        // Whatever ends the call from here on until its record is safe, it was not forwarded.
+        let otherwise = Outcome {
+            status: Some(UNAVAILABLE),
+            fault: Some("audit_unavailable"),
+            ..Outcome::default()
+        };
+        let mut decided = Decided { shared, call, time, place: owed, otherwise };
+        if blocking && !self.is_kept_by(sequence, until).await {
+            return Err(self.refuse(patience));
         }
-        self.push(record, asked - more_units.min(asked));
+        decided.otherwise = Outcome { fault: Some("aborted"), ..Outcome::default() };
+        Ok(Recorded { decided })
+    }
+
+    /// Records anything that does not let a call go on; in `blocking` too it does not wait for the disk.
+    ///
+    /// # Errors
+    /// When there is no room within the configured wait.
+    pub async fn record(&self, share: &Arc<QueueShare>, record: Record) -> Result<(), Unavailable> {
+        let patience = Instant::now() + self.recorder.shared.wait;
+        let place = self.room(share, &record, 0, patience).await;
+        let place = place.ok_or_else(|| self.refuse(patience))?;
+        self.recorder.shared.push(record, Some(place), false);
         Ok(())
     }
 
-    fn refuse(&self) -> Unavailable {
-        self.shared.refused.fetch_add(1, Ordering::Relaxed);
-        Unavailable
+    /// Records without waiting.
+    ///
+    /// # Errors
+    /// When there is no room now.
+    pub fn try_record(&self, share: &Arc<QueueShare>, record: Record) -> Result<(), Unavailable> {
+        let place = share.take(units(record.weight_bytes()), 0);
+        let place = place.ok_or_else(|| self.refuse(Instant::now()))?;
+        self.recorder.shared.push(record, Some(place), false);
+        Ok(())
     }
 
-    fn units_of(&self, record: &Record) -> u32 {
-        // A record larger than the whole queue takes all of it.
-        units(record.weight_bytes()).min(self.shared.room_units.saturating_sub(2)).max(1)
+    /// Records that a connection was opened. Its end will be recorded.
+    ///
+    /// # Errors
+    /// When there is no room within the configured wait.
+    pub async fn open(
+        &self,
+        share: &Arc<QueueShare>,
+        connection: ConnectionId,
+        record: Record,
+    ) -> Result<OpenConnection, Unavailable> {
+        self.record(share, record).await?;
+        let shared = Arc::clone(&self.recorder.shared);
+        Ok(OpenConnection { shared, connection, calls: None, reason: None })
     }
 
-    fn push(&self, record: Record, units: u32) {
-        let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_empty = queue.is_empty();
-        queue.push((record, units));
-        drop(queue);
-        if was_empty {
-            self.shared.ready.notify_one();
+    /// The recorder that is the same for all cores.
+    #[must_use]
+    pub const fn all_cores(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// Waits until the record is on disk; false when it took too long.
+    async fn is_kept_by(&self, sequence: u64, until: Instant) -> bool {
+        let waiting = async {
+            loop {
+                let woken = self.woken.notified();
+                if *self.progress.borrow() >= sequence {
+                    return;
+                }
+                woken.await;
+            }
+        };
+        tokio::time::timeout_at(until, waiting).await.is_ok()
+    }
+
+    async fn room(
+        &self,
+        share: &Arc<QueueShare>,
+        record: &Record,
+        more: usize,
+        until: Instant,
+    ) -> Option<Place> {
+        let units = units(record.weight_bytes());
+        if let Some(place) = share.take(units, more) {
+            return Some(place);
         }
+        let _waiting = Waiting::new(&self.recorder.shared);
+        loop {
+            let woken = self.woken.notified();
+            if let Some(place) = share.take(units, more) {
+                return Some(place);
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+            self.recorder.shared.hurry();
+            // The end of the time is looked at above.
+            let look_again = until.min(Instant::now() + LOOK_AGAIN);
+            drop(tokio::time::timeout_at(look_again, woken).await);
+        }
+    }
+
+    /// A call that was in more of a hurry than the log says nothing about the log: a client that
+    /// gives each call a millisecond must not raise an alarm.
+    fn refuse(&self, patience: Instant) -> Unavailable {
+        if Instant::now() >= patience {
+            self.recorder.shared.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        Unavailable
     }
 }
 
-fn units(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
+/// Somebody waits for room, and wants to be told when there is some.
+struct Waiting<'a>(&'a Shared);
+
+impl<'a> Waiting<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.waiting_for_room.fetch_add(1, Ordering::SeqCst);
+        Self(shared)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting_for_room.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Recorded {
     /// Which call this is the proof for.
     #[must_use]
     pub const fn call(&self) -> CallId {
-        self.call
+        self.decided.call
     }
 
     /// Records what became of the call.
     pub fn finish(mut self, outcome: Outcome) {
-        self.push_outcome(outcome);
-    }
-
-    fn push_outcome(&mut self, mut outcome: Outcome) {
-        self.finished = true;
-        let now = clock::since_epoch();
-        outcome.latency = now.saturating_sub(self.decided);
-        let event = Event::Outcome { call: self.call, outcome };
-        self.recorder.push(Record { time: now, event }, 2);
+        self.decided.otherwise = outcome;
     }
 }
 
-impl Drop for Recorded {
+impl Drop for Decided {
     fn drop(&mut self) {
-        if !self.finished {
-            self.push_outcome(Outcome { fault: Some("aborted"), ..Outcome::default() });
-        }
+        let now = clock::since_epoch();
+        let mut outcome = std::mem::take(&mut self.otherwise);
+        outcome.latency = now.saturating_sub(self.time);
+        let event = Event::Outcome { call: self.call, outcome };
+        self.shared.push(Record { time: now, event }, self.place.take(), false);
+    }
+}
+
+impl OpenConnection {
+    /// Records the end, after so many calls, and why. Dropped instead, it is recorded without either.
+    pub fn close(mut self, calls: u64, reason: &'static str) {
+        self.calls = Some(calls);
+        self.reason = Some(reason);
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let Self { connection, calls, reason, .. } = *self;
+        let event = Event::ConnectionClose { connection, calls, reason };
+        self.shared.push(record_now(event), None, false);
     }
 }
 
@@ -224,78 +420,12 @@ impl Writer {
     /// # Errors
     /// When the disk refuses the last records.
     pub fn close(self) -> std::io::Result<()> {
-        self.shared.closing.store(true, Ordering::Release);
-        self.shared.ready.notify_one();
+        self.shared.close();
         let joined = self.thread.join();
         joined.unwrap_or_else(|_| Err(std::io::Error::other("the audit writer ended early")))
     }
 }
 
-impl Shared {
-    fn write_until_closed(&self, mut file: LogFile) -> std::io::Result<()> {
-        let mut sequence = 0_u64;
-        let mut synced = clock::since_epoch();
-        let mut batch = Vec::new();
-        let mut lines = LineWriter::default();
-        loop {
-            let closing = self.take(&mut batch);
-            let mut room = 0_usize;
-            for (record, units) in batch.drain(..) {
-                sequence += 1;
-                lines.write(sequence, &record, file.pending());
-                room += usize::try_from(units).unwrap_or_default();
-            }
-            self.write_out(&mut file, closing)?;
-            self.written.store(sequence, Ordering::Relaxed);
-            self.room.add_permits(room);
-            let now = clock::since_epoch();
-            if closing || now.saturating_sub(synced) >= SYNC_EVERY {
-                let result = file.sync();
-                self.note(&result);
-                synced = now;
-                if closing {
-                    return result;
-                }
-            }
-            if room > 0 {
-                std::thread::sleep(REST);
-            }
-        }
-    }
-
-    /// Waits for records; true when the log is to be closed and this is the last of them.
-    fn take(&self, batch: &mut Vec<(Record, u32)>) -> bool {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        while queue.is_empty() && !self.closing.load(Ordering::Acquire) {
-            let waited = self.ready.wait_timeout(queue, IDLE);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        std::mem::swap(&mut *queue, batch);
-        self.closing.load(Ordering::Acquire)
-    }
-
-    /// Writes until the disk takes it; gives up only when the log is being closed.
-    fn write_out(&self, file: &mut LogFile, closing: bool) -> std::io::Result<()> {
-        loop {
-            let result = file.flush();
-            self.note(&result);
-            if result.is_ok() || closing || self.closing.load(Ordering::Acquire) {
-                return result;
-            }
-            std::thread::sleep(RETRY);
-        }
-    }
-
-    /// Keeps the state that `/readyz` shows, and says each change once.
-    fn note(&self, result: &std::io::Result<()>) {
-        match result {
-            Err(error) if !self.failing.swap(true, Ordering::Relaxed) => {
-                tracing::error!(%error, "the audit log cannot be written; requests stop when its queue is full");
-            }
-            Ok(()) if self.failing.swap(false, Ordering::Relaxed) => {
-                tracing::info!("the audit log is written again");
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
+fn record_now(event: Event) -> Record {
+    Record { time: clock::since_epoch(), event }
 }

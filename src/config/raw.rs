@@ -1,5 +1,6 @@
 //! The file as it is written: texts and numbers with their places, nothing opened or resolved.
 
+use crate::audit::Mode;
 use crate::document::{Located, TableReader};
 
 /// `ringfence.toml`
@@ -44,8 +45,9 @@ pub(super) struct RawUpstream {
     pub(super) calls_per_connection: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RawAudit {
+    pub(super) mode: Mode,
     pub(super) directory: Option<Located<String>>,
     pub(super) queue_bytes: u64,
     pub(super) wait_seconds: u64,
@@ -89,7 +91,7 @@ pub(super) fn read(root: TableReader<'_>) -> Raw {
     let raw = Raw {
         client: client.map(read_client).unwrap_or_default(),
         upstream: upstream.map(read_upstream).unwrap_or_default(),
-        audit: audit.map(read_audit).unwrap_or_default(),
+        audit: audit.map_or_else(RawAudit::default, read_audit),
         admin_listen: root.table("admin").and_then(read_admin),
         policy_files: policy.map(read_policy).unwrap_or_default(),
         lease_keys: root.table("leases").and_then(read_leases),
@@ -156,16 +158,21 @@ fn read_upstream(table: TableReader<'_>) -> RawUpstream {
 }
 
 fn read_audit(table: TableReader<'_>) -> RawAudit {
-    if let Some(mode) = table.text("mode")
-        && mode.value != "buffered"
-    {
-        let what = format!("`audit.mode` is `{}`; this version has `buffered` only", mode.value);
-        table.problems().error(&mode.location, what, "mode = \"buffered\"");
-    }
+    let mode = table.text("mode");
+    let mode = match mode.as_ref().map(|mode| (mode.value.as_str(), &mode.location)) {
+        None | Some(("blocking", _)) => Mode::Blocking,
+        Some(("buffered", _)) => Mode::Buffered,
+        Some((other, location)) => {
+            let what = format!("`audit.mode` is `{other}`, neither `blocking` nor `buffered`");
+            table.problems().error(location, what, "mode = \"blocking\" waits for the disk");
+            Mode::Blocking
+        }
+    };
     let audit = RawAudit {
+        mode,
         directory: table.required_text("directory", "a folder for the audit log"),
         queue_bytes: table.number("queue_bytes", 65_536..=1 << 30, 16 << 20),
-        wait_seconds: table.number("wait_seconds", 0..=60, 5),
+        wait_seconds: table.number("wait_seconds", 1..=60, 5),
     };
     table.finish();
     audit
@@ -187,6 +194,12 @@ fn read_policy(table: TableReader<'_>) -> Vec<Located<String>> {
     let files = table.required_texts("files", "for example files = [\"policy.d/*.toml\"]");
     table.finish();
     files
+}
+
+impl Default for RawAudit {
+    fn default() -> Self {
+        Self { mode: Mode::Blocking, directory: None, queue_bytes: 0, wait_seconds: 0 }
+    }
 }
 
 impl Default for RawLimits {

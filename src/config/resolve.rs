@@ -84,6 +84,7 @@ impl Loader<'_> {
         let directory = raw.audit.directory.as_ref().map(|text| self.audit_directory(text));
         let audit = directory.map(|directory| audit::Config {
             directory,
+            mode: raw.audit.mode,
             queue_bytes: u32::try_from(raw.audit.queue_bytes).unwrap_or(u32::MAX),
             wait: Duration::from_secs(raw.audit.wait_seconds),
         });

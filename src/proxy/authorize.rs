@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::connection::{Client, Identified};
 use super::refuse::{audit_unavailable, forward_failed, permission_denied};
@@ -12,7 +13,7 @@ use super::reply::collect;
 use super::{Core, Refusal};
 use crate::audit::event::{DecisionEvent, PATH_CHARS_MAX, Path};
 use crate::audit::{
-    CallId, Event, Outcome, Record, Recorded, RecordedTouches, Unavailable, Verdict,
+    CallId, Event, Outcome, QueueShare, Record, Recorded, RecordedTouches, Unavailable, Verdict,
 };
 use crate::clock;
 use crate::etcd::{CanonicalRequest, Rpc, StoredKey, Touches, strict};
@@ -33,11 +34,17 @@ pub(super) struct Asking<'a> {
     pub(super) metadata: &'a Metadata,
     pub(super) call: CallId,
     pub(super) request_bytes: usize,
+    /// When the call is cut off.
+    pub(super) ends: Option<Instant>,
 }
 
 impl<'a> Asking<'a> {
     pub(super) fn asker(&self) -> Asker<'a> {
         Asker { identification: &self.identified.identification, leases: &self.core.leases }
+    }
+
+    fn share(&self) -> &'a Arc<QueueShare> {
+        &self.identified.queue_share
     }
 
     /// Decides and records.
@@ -73,7 +80,8 @@ impl<'a> Asking<'a> {
         self.core.metrics.count_request(Some(permit.rpc()), metrics::Verdict::Allow);
         let rules = permit.rules().iter().map(|rule| self.core.policy.rule_name(*rule)).collect();
         let event = self.event(permit.rpc(), Verdict::Allow(rules), permit.touches());
-        let recorded = self.core.recorder.allow(self.call, record(event)).await;
+        let recorded =
+            self.core.recorder.allow(self.share(), self.call, record(event), self.ends).await;
         recorded.map(|recorded| (permit, recorded)).map_err(|Unavailable| audit_unavailable())
     }
 
@@ -95,7 +103,7 @@ impl<'a> Asking<'a> {
         self.core.metrics.count_request(Some(rpc), metrics::Verdict::Deny);
         let verdict = Verdict::Deny { reason, rule, touch: denial.touch };
         let event = self.event(rpc, verdict, denial.request.touches());
-        let recorded = self.core.recorder.record(record(event)).await;
+        let recorded = self.core.recorder.record(self.share(), record(event)).await;
         recorded.map_or_else(|Unavailable| audit_unavailable(), |()| permission_denied())
     }
 
@@ -103,7 +111,8 @@ impl<'a> Asking<'a> {
     async fn refuse_unknown(&self, rpc: Rpc, status: Status) -> Status {
         self.core.metrics.count_request(Some(rpc), metrics::Verdict::Refuse);
         let verdict = Verdict::Refuse { reason: "look_up", detail: status.message.clone() };
-        let recorded = self.core.recorder.record(record(self.event(rpc, verdict, &Touches::new())));
+        let event = self.event(rpc, verdict, &Touches::new());
+        let recorded = self.core.recorder.record(self.share(), record(event));
         recorded.await.map_or_else(|Unavailable| audit_unavailable(), |()| status)
     }
 
@@ -132,7 +141,8 @@ impl<'a> Asking<'a> {
                 touches: RecordedTouches::new(permit.touches()),
                 request_bytes: permit.body().len(),
             });
-            let recorded = self.core.recorder.allow(call, record(event)).await;
+            let recorded =
+                self.core.recorder.allow(self.share(), call, record(event), self.ends).await;
             let recorded = recorded.map_err(|Unavailable| audit_unavailable())?;
             let answer = self.lease_keys(&permit, &recorded, call).await;
             let (fault, status) = match &answer {
@@ -174,7 +184,8 @@ pub(super) async fn record_refusal(
     path: &str,
     refusal: &Refusal,
 ) -> Result<(), Unavailable> {
-    core.recorder.record(refusal_record(core, client, call, path, refusal)).await
+    let record = refusal_record(core, client, call, path, refusal);
+    core.recorder.record(&client.queue_share, record).await
 }
 
 pub(super) fn refusal_record(

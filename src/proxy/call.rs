@@ -67,18 +67,19 @@ pub(super) async fn serve<P>(
         Ok(message) => message,
         Err(refusal) => return refuse(&core, &client, call, path, &refusal, &mut respond).await,
     };
+    let ends = deadline(started, head.rpc, &head.metadata, core.limits.call_timeout);
     let asking = Asking {
         core: &core,
         identified: head.identified,
         metadata: &head.metadata,
         call,
         request_bytes: message.bytes,
+        ends,
     };
     match asking.authorize(message.canonical).await {
         Err(status) => answer(&mut respond, &status),
         Ok((permit, recorded)) => {
-            let deadline = deadline(started, head.rpc, &head.metadata, core.limits.call_timeout);
-            relay::run(&asking, permit, recorded, deadline, respond).await;
+            relay::run(&asking, permit, recorded, respond).await;
             core.metrics.observe_forward(started.elapsed());
         }
     }
@@ -182,7 +183,10 @@ pub(super) fn refuse_at_once(
     refusal: &Refusal,
     respond: &mut SendResponse<Bytes>,
 ) {
-    let recorded = core.recorder.try_record(refusal_record(core, client, call, path, refusal));
+    let recorded = {
+        let record = refusal_record(core, client, call, path, refusal);
+        core.recorder.try_record(&client.queue_share, record)
+    };
     let status =
         recorded.map_or_else(|Unavailable| Some(audit_unavailable()), |()| refusal.status());
     if let Some(status) = status {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::ending::Ending;
 use super::share::Share;
 use super::{Core, http1, http2};
-use crate::audit::{ConnectionId, Event, Record};
+use crate::audit::{ConnectionId, Event, OpenConnection, QueueShare, Record};
 use crate::clock;
 use crate::identity::CertificateFacts;
 use crate::policy::{Identification, NoPrincipal};
@@ -22,6 +22,8 @@ pub(super) struct Client {
     pub(super) connection: ConnectionId,
     /// Who, with what it may do; or why it is nobody.
     pub(super) identified: Result<Identified, String>,
+    /// The part of the room for audit records that its calls use.
+    pub(super) queue_share: Arc<QueueShare>,
 }
 
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(super) struct Identified {
     pub(super) name: Arc<str>,
     pub(super) identification: Identification,
     pub(super) share: Rc<Share>,
+    /// Its part of the room for audit records.
+    pub(super) queue_share: Arc<QueueShare>,
 }
 
 /// Serves a connection until it ends, or until `draining` turns true and its calls have ended.
@@ -50,7 +54,7 @@ pub async fn serve<S>(
     core.metrics.handshakes.inc();
     core.metrics.connections.inc();
     let client = identify(&core, &accepted, source, connection).await;
-    if let Some(client) = client {
+    if let Some((client, open)) = client {
         let (calls, ending) = match accepted.protocol {
             Protocol::Http2 => http2::serve(&core, client, accepted.stream, draining).await,
             Protocol::Http1 => {
@@ -58,11 +62,7 @@ pub async fn serve<S>(
             }
         };
         core.metrics.count_ended_connection(ending.name());
-        // Nobody waits for this one; without room it is counted as refused by the recorder.
-        let event = Event::ConnectionClose { connection, calls, reason: ending.name() };
-        if core.recorder.record(Record { time: clock::since_epoch(), event }).await.is_err() {
-            tracing::warn!("the end of a connection found no room in the audit log");
-        }
+        open.close(calls, ending.name());
     }
     core.metrics.connections.dec();
 }
@@ -75,15 +75,8 @@ fn note_refusal(core: &Core, source: SocketAddr, refusal: &HandshakeRefusal) {
         Some(facts) => format!("subject `{}`: {}", facts.subject, refusal.detail),
         None => refusal.detail.clone(),
     };
-    let mut fold = core.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-    let event = fold.note(source.ip(), refusal.reason, &detail);
-    drop(fold);
-    if let Some(event) = event {
-        // Events without an identity never wait for room: they must not hold up anybody.
-        if core.recorder.try_record(Record { time: clock::since_epoch(), event }).is_err() {
-            tracing::debug!("a refused handshake found no room in the audit log");
-        }
-    }
+    let recorder = core.recorder.all_cores();
+    recorder.record_refusal(&core.refusals, source.ip(), refusal.reason, &detail);
 }
 
 /// Records the connection; `None` when it cannot be recorded, and then it is not served.
@@ -92,7 +85,7 @@ async fn identify(
     accepted: &Accepted,
     source: SocketAddr,
     connection: ConnectionId,
-) -> Option<Rc<Client>> {
+) -> Option<(Rc<Client>, OpenConnection)> {
     let facts = CertificateFacts::read(&accepted.leaf);
     let identified: Result<Identification, String> = match &facts {
         Ok(facts) => core
@@ -101,11 +94,17 @@ async fn identify(
             .map_err(|error: NoPrincipal| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let identified = identified.map(|identification| Identified {
-        name: identification.principal.to_string().into(),
-        share: core.shares.borrow_mut().of(&identification.principal),
-        identification,
+    let recorder = core.recorder.all_cores();
+    let identified = identified.map(|identification| {
+        let name = identification.principal.to_string().into();
+        let share = core.shares.borrow_mut().of(&identification.principal);
+        let queue_share = recorder.share_of(Some(&name));
+        Identified { name, identification, share, queue_share }
     });
+    let queue_share = match &identified {
+        Ok(identified) => Arc::clone(&identified.queue_share),
+        Err(_) => recorder.share_of(None),
+    };
     let event = Event::ConnectionOpen {
         connection,
         source,
@@ -117,6 +116,7 @@ async fn identify(
             .map(|identified| Arc::clone(&identified.name))
             .map_err(Clone::clone),
     };
-    core.recorder.record(Record { time: clock::since_epoch(), event }).await.ok()?;
-    Some(Rc::new(Client { connection, identified }))
+    let record = Record { time: clock::since_epoch(), event };
+    let open = core.recorder.open(&queue_share, connection, record).await.ok()?;
+    Some((Rc::new(Client { connection, identified, queue_share }), open))
 }

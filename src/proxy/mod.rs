@@ -28,7 +28,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::Recorder;
+use crate::audit::CoreRecorder;
 use crate::audit::fold::RefusalFold;
 use crate::etcd::response::Header;
 use crate::metrics::Metrics;
@@ -81,7 +81,7 @@ pub struct Core {
     /// Identities and rules.
     pub policy: Arc<Policy>,
     /// The audit log.
-    pub recorder: Recorder,
+    pub recorder: CoreRecorder,
     /// Refused connections, folded; shared by every core.
     pub refusals: Arc<std::sync::Mutex<RefusalFold>>,
     /// Metrics.

@@ -101,7 +101,10 @@ pub(super) fn permission_denied() -> Status {
 
 /// What a client hears when its decision cannot be recorded. Blame: us.
 pub(super) fn audit_unavailable() -> Status {
-    Status::new(Code::Unavailable, "ringfence: the audit log takes no records")
+    Status::new(
+        Code::Unavailable,
+        "ringfence: the audit log takes no records, nothing was forwarded",
+    )
 }
 
 /// What a client hears when etcd gave no answer, and the name in the record. Blame: upstream.

@@ -57,7 +57,6 @@ pub(super) async fn run(
     asking: &Asking<'_>,
     permit: Permit,
     recorded: Recorded,
-    deadline: Option<Instant>,
     mut respond: SendResponse<Bytes>,
 ) {
     let mut progress = Progress {
@@ -67,8 +66,7 @@ pub(super) async fn run(
         body: None,
         ended: false,
     };
-    let fault = match relay(asking, &permit, &recorded, deadline, &mut respond, &mut progress).await
-    {
+    let fault = match relay(asking, &permit, &recorded, &mut respond, &mut progress).await {
         Ok(()) => progress.told.and_then(|told| told.fault),
         Err(RelayError::ClientGone) => Some("client_gone"),
         Err(error) => {
@@ -102,11 +100,10 @@ async fn relay(
     asking: &Asking<'_>,
     permit: &Permit,
     recorded: &Recorded,
-    deadline: Option<Instant>,
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
 ) -> Result<(), RelayError> {
-    let waiting = Waiting { core: asking.core, rpc: permit.rpc(), deadline };
+    let waiting = Waiting { core: asking.core, rpc: permit.rpc(), deadline: asking.ends };
     if let Some(lease) = permit_session_lease(permit) {
         // On the heap: a rare step must not make the future of every call larger.
         let mut granting = Box::pin(step(asking, &lease, recorded));

@@ -46,6 +46,8 @@ const WATCH_RANGE_EMPTY: &str = "mvcc: watcher range is empty";
 /// One stream.
 struct Stream<'a> {
     core: &'a Core,
+    /// When the client wants it to end.
+    ends: Option<Instant>,
     client: &'a Client,
     call: CallId,
     head: Head<'a>,
@@ -91,6 +93,7 @@ pub(super) async fn serve(
     let deadline = deadline(Instant::now(), head.rpc, &head.metadata, core.limits.call_timeout);
     let mut stream = Stream {
         core,
+        ends: deadline,
         client,
         call,
         head,
@@ -250,6 +253,7 @@ impl Stream<'_> {
             metadata: &self.head.metadata,
             call,
             request_bytes: message.len(),
+            ends: self.ends,
         };
         match asking.authorize(request).await {
             Ok((permit, recorded)) => {
@@ -410,7 +414,7 @@ impl Stream<'_> {
             recorded.finish(Outcome { fault, ..Outcome::default() });
         }
         let event = Event::StreamEnd { call: self.call, end: self.end };
-        if self.core.recorder.record(record(event)).await.is_err() {
+        if self.core.recorder.record(&self.client.queue_share, record(event)).await.is_err() {
             tracing::warn!("the end of a stream found no room in the audit log");
         }
     }

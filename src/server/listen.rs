@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -12,8 +12,7 @@ use tokio::task::JoinSet;
 
 use super::sources::Sources;
 use super::worker::{Handle, Shared, Slots, Socket};
-use crate::audit::{ConnectionId, Record};
-use crate::clock;
+use crate::audit::ConnectionId;
 
 /// After a failed accept (out of file descriptors, say) the listener rests.
 const REST: Duration = Duration::from_millis(50);
@@ -82,13 +81,7 @@ impl Gate {
 
     fn refuse(&self, source: SocketAddr, reason: &'static str) {
         self.shared.metrics.count_refused_handshake(reason);
-        let mut fold = self.shared.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        let event = fold.note(source.ip(), reason, "a limit of the client port is reached");
-        drop(fold);
-        let Some(event) = event else { return };
-        let record = Record { time: clock::since_epoch(), event };
-        if self.shared.recorder.try_record(record).is_err() {
-            tracing::debug!("a refused connection found no room in the audit log");
-        }
+        let detail = "a limit of the client port is reached";
+        self.shared.recorder.record_refusal(&self.shared.refusals, source.ip(), reason, detail);
     }
 }

@@ -7,7 +7,7 @@ mod worker;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -17,8 +17,7 @@ use tokio::task::LocalSet;
 
 use crate::admin::{self, Admin};
 use crate::audit::fold::RefusalFold;
-use crate::audit::{Event, Record, Recorder};
-use crate::clock;
+use crate::audit::{Event, Recorder};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::tls::Acceptor;
@@ -76,10 +75,13 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
 
     let random = |key: &mut [u8]| aws_lc_rs::rand::fill(key).is_ok();
     let leases = config.lease_keys.open(random).map_err(ServeError::LeaseKeys)?;
-    let (recorder, writer) = Recorder::start(&config.audit)?;
+    let (recorder, writer) = {
+        let metrics = Arc::clone(&metrics);
+        Recorder::start(&config.audit, move |took| metrics.observe_audit_sync(took))?
+    };
     let (identities, rules) = config.policy.size();
     let version = env!("CARGO_PKG_VERSION");
-    note(&recorder, Event::ProcessStart { version, identities, rules });
+    recorder.record_process(Event::ProcessStart { version, identities, rules });
     let refusals = Arc::new(Mutex::new(RefusalFold::default()));
     let (drain, draining) = watch::channel(false);
     let (cut, cutting) = watch::channel(false);
@@ -126,7 +128,7 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
     let clean = meanwhile(now_and_then, joining).await;
     admin.abort();
     now_and_then();
-    note(&recorder, Event::ProcessStop);
+    recorder.record_process(Event::ProcessStop);
     writer.close()?;
     tracing::info!(clean, "ended");
     Ok(clean)
@@ -190,15 +192,5 @@ async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener,
 fn tick(recorder: &Recorder, metrics: &Metrics, refusals: &Mutex<RefusalFold>) {
     metrics.audit_records.inner().store(recorder.written(), std::sync::atomic::Ordering::Relaxed);
     metrics.audit_refused.inner().store(recorder.refused(), std::sync::atomic::Ordering::Relaxed);
-    let folded =
-        refusals.lock().unwrap_or_else(PoisonError::into_inner).flush(clock::since_epoch());
-    for event in folded {
-        note(recorder, event);
-    }
-}
-
-fn note(recorder: &Recorder, event: Event) {
-    if recorder.try_record(Record { time: clock::since_epoch(), event }).is_err() {
-        tracing::warn!("an event of the process found no room in the audit log");
-    }
+    recorder.flush_refusals(refusals);
 }

@@ -138,7 +138,7 @@ async fn serve(
     let mut draining = shared.draining.clone();
     let core = Rc::new(Core {
         policy: shared.policy,
-        recorder: shared.recorder,
+        recorder: shared.recorder.on_this_core(),
         refusals: shared.refusals,
         http: HttpClient::new(&shared.upstream, Arc::clone(&shared.metrics)),
         pool: Pool::new(shared.upstream, Arc::clone(&shared.metrics), shared.reachability),

@@ -14,6 +14,8 @@
 mod support;
 
 mod audit;
+mod audit_blocking;
+mod audit_flood;
 mod every_rpc;
 mod followers;
 mod http;

@@ -39,6 +39,8 @@ rules = [
 pub struct Settings<'a> {
     /// More lines of the config.
     pub config: &'a str,
+    /// Where its records are; in its own folder otherwise.
+    pub audit_folder: Option<&'a Path>,
     /// More lines of its table `audit`.
     pub audit: &'a str,
     /// More identities and roles.
@@ -52,6 +54,7 @@ pub struct Settings<'a> {
 pub struct Ringfence {
     child: Child,
     folder: tempfile::TempDir,
+    audit_folder: PathBuf,
     pub port: u16,
     pub admin_port: u16,
 }
@@ -85,7 +88,7 @@ impl Ringfence {
         // An ignored SIGXFSZ is inherited: a write fails instead of ending the process.
         let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\"";
         command.args(["-c", script, env!("CARGO_BIN_EXE_ringfence")]).env("RUST_LOG", "error");
-        let audit = "queue_bytes = 65536\nwait_seconds = 0";
+        let audit = "queue_bytes = 65536\nwait_seconds = 1";
         let settings = Settings { audit, ..Settings::default() };
         Self::launch(pki, &format!("endpoints = [\"{endpoint}\"]"), &settings, command)
     }
@@ -114,6 +117,7 @@ impl Ringfence {
         let own_keys = folder.path().join("lease-keys");
         let lease_keys = settings.lease_keys.unwrap_or(&own_keys).display();
         let (more, audit) = (settings.config, settings.audit);
+        let audit_folder = settings.audit_folder.unwrap_or_else(|| Path::new("audit"));
         let config = format!(
             r#"
 version = 1
@@ -138,7 +142,7 @@ ca = "{pki_folder}/kubernetes-ca.crt"
 certificate = "{pki_folder}/ringfence-client.crt"
 key = "{pki_folder}/ringfence-client.key"
 [audit]
-directory = "audit"
+directory = {audit_folder:?}
 {audit}
 [admin]
 listen = "127.0.0.1:{admin_port}"
@@ -149,7 +153,7 @@ files = ["policy.toml"]
         );
         fs::write(folder.path().join("ringfence.toml"), config).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let child = command
+        let mut child = command
             .args(["serve", "--config"])
             .arg(folder.path().join("ringfence.toml"))
             .stdin(Stdio::null())
@@ -157,19 +161,35 @@ files = ["policy.toml"]
             .stderr(log)
             .spawn()
             .unwrap();
-        let ringfence = Self { child, folder, port, admin_port };
         wait_for("ringfence serving", || {
+            let log = || fs::read_to_string(folder.path().join("log")).unwrap();
+            assert!(child.try_wait().unwrap().is_none(), "ringfence ended: {}", log());
             http_get(admin_port, "/livez").is_some_and(|(status, _)| status == 200)
         });
-        ringfence
+        let audit_folder = folder.path().join(audit_folder);
+        Self { child, folder, audit_folder, port, admin_port }
     }
 
     pub fn process_id(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn audit_folder(&self) -> PathBuf {
-        self.folder.path().join("audit")
+    pub fn audit_folder(&self) -> &Path {
+        &self.audit_folder
+    }
+
+    /// Ends it at once, as a crash does.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The text of its audit log.
+    pub fn audit_text(&self) -> String {
+        let files: Vec<PathBuf> =
+            fs::read_dir(self.audit_folder()).unwrap().map(|file| file.unwrap().path()).collect();
+        assert_eq!(files.len(), 1, "one log per process");
+        fs::read_to_string(&files[0]).unwrap()
     }
 
     /// What it logged, at the most talkative level.
@@ -204,10 +224,7 @@ files = ["policy.toml"]
 
     /// Every audit record, in the order of the file; call it after [`Self::stop`].
     pub fn records(&self) -> Vec<Value> {
-        let files: Vec<PathBuf> =
-            fs::read_dir(self.audit_folder()).unwrap().map(|file| file.unwrap().path()).collect();
-        assert_eq!(files.len(), 1, "one log per process");
-        let text = fs::read_to_string(&files[0]).unwrap();
+        let text = self.audit_text();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 

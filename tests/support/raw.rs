@@ -78,6 +78,17 @@ impl RawClient {
         self.call(path, &[], framed(&message.encode_to_vec())).await
     }
 
+    /// The same; `None` when ringfence is gone.
+    pub async fn try_unary(&self, path: &str, message: &impl Message) -> Option<Reply> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(uri(path))
+            .header("content-type", "application/grpc");
+        let data = framed(&message.encode_to_vec());
+        let exchange = self.try_exchange(request.body(()).unwrap(), data);
+        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time")
+    }
+
     /// The same with a message of any bytes.
     pub async fn unary_bytes(&self, path: &str, message: &[u8]) -> Reply {
         self.call(path, &[], framed(message)).await
@@ -130,15 +141,19 @@ impl RawClient {
     }
 
     async fn exchange(&self, request: Request<()>, data: Bytes) -> Reply {
-        let mut sender = self.sender.clone().ready().await.unwrap();
-        let (response, mut stream) = sender.send_request(request, data.is_empty()).unwrap();
+        self.try_exchange(request, data).await.expect("a connection")
+    }
+
+    async fn try_exchange(&self, request: Request<()>, data: Bytes) -> Option<Reply> {
+        let mut sender = self.sender.clone().ready().await.ok()?;
+        let (response, mut stream) = sender.send_request(request, data.is_empty()).ok()?;
         if !data.is_empty() {
             // A refusal may come before all of it was taken.
             drop(stream.send_data(data, true));
         }
         let (head, mut body) = match response.await {
             Ok(response) => response.into_parts(),
-            Err(_) => return Reply::default(),
+            Err(_) => return Some(Reply::default()),
         };
         let mut reply = Reply::default();
         reply.read_status(&head.headers);
@@ -155,7 +170,7 @@ impl RawClient {
         if let Ok(Some(trailers)) = body.trailers().await {
             reply.read_status(&trailers);
         }
-        reply
+        Some(reply)
     }
 
     /// Sends one message, which may be the last, and takes what comes up to the first whole message

@@ -65,7 +65,15 @@ pub(super) async fn answer(
     };
     match decide_http(&identified.identification.rights, page) {
         HttpDecision::Deny(denial) => deny(core, identified, request.call, &denial).await,
-        HttpDecision::Allow(permit) => match allow(core, identified, request.call, &permit).await {
+        HttpDecision::Allow(permit) => match allow(
+            core,
+            identified,
+            request.call,
+            &permit,
+            request.started + core.limits.call_timeout,
+        )
+        .await
+        {
             Err(Unavailable) => audit_unavailable(),
             Ok(recorded) => {
                 let relay = Relay::new(core, recorded, request.started, cut, share, open);
@@ -135,7 +143,7 @@ async fn refuse(
         touches: RecordedTouches::default(),
         request_bytes: 0,
     });
-    let recorded = core.recorder.record(record(event)).await;
+    let recorded = core.recorder.record(&client.queue_share, record(event)).await;
     recorded.map_or_else(|Unavailable| audit_unavailable(), |()| refusal.response())
 }
 
@@ -153,7 +161,7 @@ async fn deny(
     };
     let verdict = Verdict::Deny { reason, rule, touch: 0 };
     let event = decision(identified, call, &denial.request, verdict);
-    let recorded = core.recorder.record(record(event)).await;
+    let recorded = core.recorder.record(&identified.queue_share, record(event)).await;
     recorded.map_or_else(
         |Unavailable| audit_unavailable(),
         |()| text(StatusCode::FORBIDDEN, "permission denied"),
@@ -165,11 +173,12 @@ async fn allow(
     identified: &Identified,
     call: CallId,
     permit: &HttpPermit,
+    ends: Instant,
 ) -> Result<Recorded, Unavailable> {
     core.metrics.count_page(Some(permit.request().page()), metrics::Verdict::Allow);
     let verdict = Verdict::Allow(smallvec![core.policy.rule_name(permit.rule())]);
     let event = decision(identified, call, permit.request(), verdict);
-    core.recorder.allow(call, record(event)).await
+    core.recorder.allow(&identified.queue_share, call, record(event), Some(ends)).await
 }
 
 fn decision(identified: &Identified, call: CallId, page: &PageRequest, verdict: Verdict) -> Event {
