@@ -363,6 +363,8 @@ fn every_mistake_of_a_policy_is_told() {
     );
     check_policy("policy_matches_everybody", ", cn = \"*\"", "");
     check_policy("policy_template", "${cn}", "${serial}");
+    check_policy("policy_template_not_parted", "${cn}/", "${org}-${cn}/");
+    check_policy("policy_prefix_ends_with_a_variable", "${cn}/", "${cn}");
     check_policy("policy_template_open", "${cn}", "${cn");
     check_policy("policy_key_and_prefix", "prefix =", "key = \"k\", prefix =");
     check_policy(

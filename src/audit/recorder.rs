@@ -247,6 +247,10 @@ impl CoreRecorder {
         let place = self.room(share, &record, OUTCOME_UNITS, until).await;
         let mut place = place.ok_or_else(|| self.refuse(patience))?;
         let shared = Arc::clone(&self.recorder.shared);
+        // In `buffered` nothing else would stop a call that comes after the writer's end.
+        if shared.is_closing() {
+            return Err(self.refuse(Instant::now()));
+        }
         let owed = Some(place.split(OUTCOME_UNITS));
         let blocking = shared.mode == Mode::Blocking;
         let sequence = shared.push(record, Some(place), blocking);

@@ -102,6 +102,11 @@ impl Shared {
         sequence
     }
 
+    /// Whether no decision may be handed over any more: nobody might write it.
+    pub(super) fn is_closing(&self) -> bool {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).closing
+    }
+
     /// Has the writer take what there is, so that room becomes free.
     pub(super) fn hurry(&self) {
         self.wake(self.queue.lock().unwrap_or_else(PoisonError::into_inner), true);
@@ -235,7 +240,7 @@ impl<D: Disk, O: Fn(Duration)> Log<'_, D, O> {
             if result.is_ok() {
                 break;
             }
-            if closing || self.is_closing() {
+            if closing || self.shared.is_closing() {
                 return result;
             }
             std::thread::sleep(RETRY);
@@ -261,10 +266,6 @@ impl<D: Disk, O: Fn(Duration)> Log<'_, D, O> {
         (self.observe_sync)(started.elapsed());
         result
     }
-
-    fn is_closing(&self) -> bool {
-        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).closing
-    }
 }
 
 /// However the writer ends, nothing is written after it.
@@ -274,6 +275,7 @@ impl Drop for Ended<'_> {
     fn drop(&mut self) {
         let mut failing = self.0.failing.lock().unwrap_or_else(PoisonError::into_inner);
         failing.get_or_insert_with(|| "its writer has ended".to_owned());
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).closing = true;
     }
 }
 

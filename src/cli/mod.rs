@@ -80,6 +80,8 @@ fn start_logging() {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would panic in whichever thread logs when stderr is gone, the audit writer among them.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     if builder.try_init().is_err() {
         complain("error: logging is already set up");

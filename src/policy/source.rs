@@ -223,7 +223,9 @@ fn read_keys(table: &TableReader<'_>) -> Option<KeysSource> {
                 "end it with `/` if that is not meant",
             );
         }
-        return Some(KeysSource::Prefix(template(&prefix)?));
+        let template = template(&prefix)?;
+        check_prefix_end(&template, &prefix, table.problems())?;
+        return Some(KeysSource::Prefix(template));
     }
     let Some(range) = range else {
         let broken = ["key", "prefix", "range"].into_iter().any(|name| table.has(name));
@@ -302,7 +304,46 @@ fn read_template(text: &Located<String>, hex: bool, problems: &Problems) -> Opti
         parts.push(Part::Variable(variable));
     }
     parts.push(Part::Literal(rest.as_bytes().to_vec()));
+    check_separated(&parts, text, problems)?;
     Some(Template(parts))
+}
+
+/// Between two variables something must stand that no value can hold, or two certificates fill the
+/// template alike: `a-b` and `c` like `a` and `b-c`.
+fn check_separated(parts: &[Part], text: &Located<String>, problems: &Problems) -> Option<()> {
+    let separates = |byte: &u8| !(byte.is_ascii_alphanumeric() || b"._-".contains(byte));
+    let between = parts.iter().skip(2).filter_map(|part| match part {
+        Part::Literal(literal) => Some(literal),
+        Part::Variable(_) => None,
+    });
+    // The last literal has no variable behind it.
+    let variables = parts.iter().filter(|part| matches!(part, Part::Variable(_))).count();
+    let mut between = between.take(variables.saturating_sub(1));
+    if between.all(|literal| literal.iter().any(separates)) {
+        return Some(());
+    }
+    let what = format!("`{}` has two variables with nothing between that parts them", text.value);
+    problems.error(&text.location, what, "put a / between, or anything that no value can hold");
+    None
+}
+
+/// `/tenants/${cn}` as a prefix would give the keys of `ab` to `a`.
+fn check_prefix_end(
+    template: &Template,
+    text: &Located<String>,
+    problems: &Problems,
+) -> Option<()> {
+    let open = match template.0.as_slice() {
+        [.., Part::Variable(_), Part::Literal(last)] => last.is_empty(),
+        _ => false,
+    };
+    if !open {
+        return Some(());
+    }
+    let what = format!("the prefix `{}` ends with a variable", text.value);
+    let hint = "it would cover every value that begins so: end it with a /";
+    problems.error(&text.location, what, hint);
+    None
 }
 
 fn decode_hex(text: &str) -> Option<Vec<u8>> {

@@ -27,6 +27,8 @@ pub(super) enum Ending {
     NoRequest,
     /// A frame or a header block was begun and not finished.
     HalfSent,
+    /// It does not read what waits for it.
+    Stalled,
     /// h2 cannot read it.
     ProtocolError,
     /// h2's own guards: streams reset before they were served, and the like.
@@ -47,6 +49,7 @@ impl Ending {
             Self::NoPreface => "no_preface",
             Self::NoRequest => "no_request",
             Self::HalfSent => "half_sent",
+            Self::Stalled => "stalled",
             Self::ProtocolError => "protocol_error",
             Self::OtherFlood => "other_flood",
             Self::Flood(Flood::Control) => "control_flood",
@@ -87,6 +90,7 @@ impl Ending {
 pub(super) struct Deadlines {
     pub(super) first_request: Duration,
     pub(super) header: Duration,
+    pub(super) stalled: Duration,
     pub(super) idle: Option<Duration>,
     pub(super) lifetime: Option<Duration>,
 }
@@ -96,6 +100,8 @@ pub(super) struct Deadlines {
 pub(super) struct Standing {
     pub(super) has_seen_header_block: bool,
     pub(super) unfinished_since: Option<Duration>,
+    /// Since when nothing can be written to it, although something waits.
+    pub(super) stalled_since: Option<Duration>,
     /// When the last call ended; `None` while one is open.
     pub(super) idle_since: Option<Duration>,
 }
@@ -105,6 +111,7 @@ impl Deadlines {
         Self {
             first_request: limits.first_request_timeout,
             header: limits.header_timeout,
+            stalled: limits.call_timeout,
             idle: limits.idle_timeout,
             lifetime: limits.lifetime,
         }
@@ -120,8 +127,10 @@ impl Deadlines {
         let half_sent = standing.unfinished_since.map(|since| after(since, self.header));
         // A call that is open now ends later, so this much later is early enough to look.
         let idle = self.idle.map(|idle| after(standing.idle_since.unwrap_or(now), idle));
+        let stalled = standing.stalled_since.map(|since| after(since, self.stalled));
         let all = [
             (half_sent, Ending::HalfSent),
+            (stalled, Ending::Stalled),
             (first, Ending::NoRequest),
             (idle, Ending::Idle),
             (self.lifetime, Ending::Lifetime),
@@ -145,6 +154,7 @@ mod tests {
     const DEADLINES: Deadlines = Deadlines {
         first_request: Duration::from_secs(30),
         header: Duration::from_secs(10),
+        stalled: Duration::from_secs(60),
         idle: Some(Duration::from_secs(100)),
         lifetime: Some(Duration::from_secs(1000)),
     };
@@ -156,6 +166,7 @@ mod tests {
             let standing = Standing {
                 has_seen_header_block: seen,
                 unfinished_since: unfinished.map(seconds),
+                stalled_since: None,
                 idle_since: idle.map(seconds),
             };
             let found = DEADLINES.check(&standing, seconds(now));
@@ -175,8 +186,12 @@ mod tests {
         let quiet = Standing {
             has_seen_header_block: true,
             unfinished_since: None,
+            stalled_since: None,
             idle_since: Some(seconds(0)),
         };
         assert_eq!(never.check(&quiet, seconds(1 << 40)), Ok(Duration::MAX));
+        let stalled = Standing { stalled_since: Some(seconds(5)), ..quiet };
+        assert_eq!(never.check(&stalled, seconds(64)), Ok(seconds(65)));
+        assert_eq!(never.check(&stalled, seconds(65)), Err(Ending::Stalled));
     }
 }

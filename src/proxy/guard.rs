@@ -19,6 +19,8 @@ pub(super) struct Guard {
     opened: Instant,
     follower: RefCell<FrameFollower>,
     flood: Cell<Option<Flood>>,
+    /// Since when the client takes nothing of what waits for it.
+    stalled_since: Cell<Option<Duration>>,
 }
 
 /// A stream under guard.
@@ -34,6 +36,7 @@ impl Guard {
             opened: Instant::now(),
             follower: RefCell::new(FrameFollower::new(limits)),
             flood: Cell::new(None),
+            stalled_since: Cell::new(None),
         }
     }
 
@@ -57,6 +60,26 @@ impl Guard {
 
     pub(super) fn has_seen_header_block(&self) -> bool {
         self.follower.borrow().has_seen_header_block()
+    }
+
+    pub(super) const fn stalled_since(&self) -> Option<Duration> {
+        self.stalled_since.get()
+    }
+
+    fn note_write(&self, written: &Poll<io::Result<usize>>) {
+        self.note_progress(written);
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.note_written(*bytes);
+        }
+    }
+
+    /// TLS takes some bytes that the socket does not; then the flush is what waits.
+    fn note_progress<T>(&self, polled: &Poll<T>) {
+        if polled.is_ready() {
+            self.stalled_since.set(None);
+        } else if self.stalled_since.get().is_none() {
+            self.stalled_since.set(Some(self.now()));
+        }
     }
 
     fn note_written(&self, bytes: usize) {
@@ -101,9 +124,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(context, bytes))?;
-        this.guard.note_written(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut this.stream).poll_write(context, bytes);
+        this.guard.note_write(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -112,9 +135,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(context, slices))?;
-        this.guard.note_written(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
+        this.guard.note_write(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -122,7 +145,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(context);
+        this.guard.note_progress(&flushed);
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

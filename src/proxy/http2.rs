@@ -27,7 +27,7 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// And on all streams of a connection: what a client that never finishes a message can make us keep.
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// What h2 may buffer of a reply; more waits at etcd.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
+const SEND_BUFFER_BYTES: usize = 16 * 1024;
 /// Streams that a client opened and reset before they were served (CVE-2023-44487).
 const RESET_STREAMS_MAX: usize = 64;
 /// CONTINUATION frames beyond those that a header list of full size needs: some clients begin a new
@@ -206,6 +206,7 @@ impl Session {
                 let standing = Standing {
                     has_seen_header_block: self.guard.has_seen_header_block(),
                     unfinished_since: self.guard.unfinished_since(),
+                    stalled_since: self.guard.stalled_since(),
                     idle_since: self.activity.idle_since(),
                 };
                 self.deadlines.check(&standing, now).map_err(Due::Leave)

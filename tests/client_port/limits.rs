@@ -54,7 +54,11 @@ impl Bench {
     fn endings(mut self) -> Vec<(String, u64)> {
         assert_eq!(self.ringfence.stop().code(), Some(0));
         let records = self.ringfence.records();
-        let closed = records.iter().filter(|record| record["type"] == "connection.close");
+        // Those that were open to the end have no reason.
+        let has_ended = |record: &&serde_json::Value| {
+            record["type"] == "connection.close" && record["reason"].is_string()
+        };
+        let closed = records.iter().filter(has_ended);
         let ending = |record: &serde_json::Value| {
             (record["reason"].as_str().unwrap().to_owned(), record["calls"].as_u64().unwrap())
         };
@@ -287,6 +291,34 @@ async fn clients_that_ask_for_much_and_read_nothing_cost_no_memory() {
         served(&neighbour).await;
     }
     assert_eq!(ringfence.stop().code(), Some(0));
+}
+
+/// The attack: replies that end their calls, and then wait for ever in the connection's buffers.
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_cut_off() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let limits = "[limits]\ncall_timeout_seconds = 1";
+    let ringfence = Ringfence::start_with(&pki, &etcd.endpoint(), limits);
+    let writer = RawClient::connect(&pki, "acme", ringfence.port).await;
+    for number in 0..2 {
+        let key = format!("/tenants/acme/large-{number}");
+        let put =
+            PutRequest { key: key.into(), value: vec![7; 1 << 20].into(), ..Default::default() };
+        let reply = writer.call("/etcdserverpb.KV/Put", &[], framed(&put.encode_to_vec())).await;
+        assert_eq!(reply.grpc_status, Some(0));
+    }
+    let neighbour = RawClient::connect(&pki, "globex", ringfence.port).await;
+    let attackers = ask_for_much_and_read_nothing(&pki, ringfence.port).await;
+    // Where the socket took what came before the call's time was over, nothing waits.
+    let cut_off = |metrics: &str| {
+        let start = "ringfence_connections_ended_total{reason=\"stalled\"} ";
+        let count = metrics.lines().find_map(|line| line.strip_prefix(start));
+        count.map_or(0, |count| count.parse::<usize>().unwrap())
+    };
+    let half = attackers.len() / 2;
+    wait_for("the end of clients that do not read", || cut_off(&ringfence.metrics()) >= half);
+    served(&neighbour).await;
 }
 
 /// Twenty clients that ask for 20 MiB each, for answers to PINGs and SETTINGS, and for refusals.
