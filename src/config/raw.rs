@@ -69,6 +69,7 @@ pub(super) struct RawLimits {
     pub(super) header_list_bytes: u64,
     pub(super) request_bytes: u64,
     pub(super) calls_per_principal: u64,
+    pub(super) streams_per_principal: u64,
     pub(super) request_bytes_per_principal: u64,
     pub(super) call_timeout_seconds: u64,
     pub(super) drain_timeout_seconds: u64,
@@ -150,7 +151,7 @@ fn read_upstream(table: TableReader<'_>) -> RawUpstream {
         certificate: table.text("certificate"),
         key: table.text("key"),
         connect_timeout_seconds: table.number("connect_timeout_seconds", 1..=60, 2),
-        connections_per_core: table.number("connections_per_core", 1..=256, 16),
+        connections_per_core: table.number("connections_per_core", 1..=256, 64),
         calls_per_connection: table.number("calls_per_connection", 1..=1000, 128),
     };
     table.finish();
@@ -218,7 +219,8 @@ impl Default for RawLimits {
             streams_per_connection: 1000,
             header_list_bytes: 16_384,
             request_bytes: 2 << 20,
-            calls_per_principal: 2048,
+            calls_per_principal: 512,
+            streams_per_principal: 2048,
             request_bytes_per_principal: 32 << 20,
             call_timeout_seconds: 60,
             drain_timeout_seconds: 10,
@@ -268,6 +270,11 @@ fn read_limits(table: TableReader<'_>) -> RawLimits {
         header_list_bytes: number("header_list_bytes", 1024..=1 << 20, safe.header_list_bytes),
         request_bytes: number("request_bytes", 1024..=1 << 30, safe.request_bytes),
         calls_per_principal: number("calls_per_principal", 1..=100_000, safe.calls_per_principal),
+        streams_per_principal: number(
+            "streams_per_principal",
+            1..=100_000,
+            safe.streams_per_principal,
+        ),
         request_bytes_per_principal: number(
             "request_bytes_per_principal",
             1024..=1 << 32,

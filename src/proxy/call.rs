@@ -112,7 +112,12 @@ fn read_head<'c>(
     }
     let rpc = Rpc::from_path(path).ok_or(Refusal::UnknownPath)?;
     let metadata = Metadata::read(&parts.headers)?;
-    let share = identified.share.call(core.limits.calls_per_principal).ok_or(Refusal::Share)?;
+    let share = if rpc.is_open_ended() {
+        identified.share.open_ended_call(core.limits.streams_per_principal)
+    } else {
+        identified.share.call(core.limits.calls_per_principal)
+    };
+    let share = share.ok_or(Refusal::Share)?;
     Ok(Head { identified, rpc, metadata, share })
 }
 

@@ -67,7 +67,11 @@ pub(super) async fn serve(
     };
     let mut session = Session::new(core, connection, guard);
     let (share, streams_max) = match &client.identified {
-        Ok(identified) => (Rc::clone(&identified.share), core.limits.calls_per_principal),
+        Ok(identified) => {
+            let calls = core.limits.calls_per_principal;
+            let streams = core.limits.streams_per_principal;
+            (Rc::clone(&identified.share), calls.saturating_add(streams))
+        }
         Err(_) => (Rc::default(), NOBODY_STREAMS_MAX),
     };
     let mut calls = 0;

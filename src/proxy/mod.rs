@@ -65,8 +65,10 @@ pub struct Limits {
     pub header_list_bytes: u32,
     /// A request's message (etcd takes 1.5 MiB and 512 KiB of overhead).
     pub request_bytes: usize,
-    /// Calls of one principal at a time, per core.
+    /// Calls of one principal that end soon, at a time, per core.
     pub calls_per_principal: u32,
+    /// Streams of one principal to etcd at a time, per core, and calls that wait for others.
+    pub streams_per_principal: u32,
     /// Messages of one principal in memory at a time, per core.
     pub request_bytes_per_principal: usize,
     /// How long a call may take in all; a shorter `grpc-timeout` counts.

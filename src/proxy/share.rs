@@ -16,6 +16,8 @@ pub(super) struct Share {
     /// Open streams, whatever becomes of them; each has a task and so some memory.
     streams: Cell<u32>,
     calls: Cell<u32>,
+    /// Calls that may take as long as they like; apart, so that neither kind takes the other's places.
+    open_ended_calls: Cell<u32>,
     pages: Cell<u32>,
     request_bytes: Cell<usize>,
 }
@@ -28,6 +30,7 @@ pub(super) struct StreamShare(Rc<Share>);
 #[derive(Debug)]
 pub(super) struct CallShare {
     share: Rc<Share>,
+    open_ended: bool,
     bytes: usize,
     is_page: bool,
 }
@@ -54,12 +57,26 @@ impl Share {
         })
     }
 
-    /// Takes a place for a call, if there is one.
+    /// Takes a place for a call that ends soon, if there is one.
     pub(super) fn call(self: &Rc<Self>, calls_max: u32) -> Option<CallShare> {
-        let calls = self.calls.get();
+        self.take(false, calls_max)
+    }
+
+    /// Takes a place for a call that may take as long as it likes, if there is one.
+    pub(super) fn open_ended_call(self: &Rc<Self>, calls_max: u32) -> Option<CallShare> {
+        self.take(true, calls_max)
+    }
+
+    const fn counter(&self, open_ended: bool) -> &Cell<u32> {
+        if open_ended { &self.open_ended_calls } else { &self.calls }
+    }
+
+    fn take(self: &Rc<Self>, open_ended: bool, calls_max: u32) -> Option<CallShare> {
+        let counter = self.counter(open_ended);
+        let calls = counter.get();
         (calls < calls_max).then(|| {
-            self.calls.set(calls + 1);
-            CallShare { share: Rc::clone(self), bytes: 0, is_page: false }
+            counter.set(calls + 1);
+            CallShare { share: Rc::clone(self), open_ended, bytes: 0, is_page: false }
         })
     }
 }
@@ -86,9 +103,7 @@ impl CallShare {
         self.bytes += bytes;
         true
     }
-}
 
-impl CallShare {
     /// Counts so many bytes for the call from now on, instead of those before; false when the
     /// principal has too many in memory.
     pub(super) fn hold_bytes(&mut self, bytes: usize, bytes_max: usize) -> bool {
@@ -111,7 +126,8 @@ impl Drop for StreamShare {
 impl Drop for CallShare {
     fn drop(&mut self) {
         let share = &self.share;
-        share.calls.set(share.calls.get().saturating_sub(1));
+        let counter = share.counter(self.open_ended);
+        counter.set(counter.get().saturating_sub(1));
         share.pages.set(share.pages.get().saturating_sub(u32::from(self.is_page)));
         share.request_bytes.set(share.request_bytes.get().saturating_sub(self.bytes));
     }

@@ -11,16 +11,21 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::sources::Sources;
-use super::worker::{Handle, Shared, Slots, Socket};
+use super::worker::{Handle, HandshakeSlot, Shared, Slots, Socket};
 use crate::audit::ConnectionId;
 
 /// After a failed accept (out of file descriptors, say) the listener rests.
 const REST: Duration = Duration::from_millis(50);
 
+/// One source may have this part of all handshakes under way.
+const HANDSHAKE_PARTS: usize = 4;
+
 struct Gate {
     handles: Vec<Handle>,
     shared: Shared,
     sources: RefCell<Sources>,
+    /// Sources with handshakes under way: one that says nothing holds a part of the places, not all.
+    handshaking: RefCell<Sources>,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
     next_connection: Cell<u64>,
@@ -30,6 +35,9 @@ struct Gate {
 pub(super) async fn accept_all(listeners: Vec<TcpListener>, handles: Vec<Handle>, shared: Shared) {
     let gate = std::rc::Rc::new(Gate {
         sources: RefCell::new(Sources::new(shared.limits.connections_per_source)),
+        handshaking: RefCell::new(Sources::new(
+            (shared.limits.pending_handshakes / HANDSHAKE_PARTS).max(1),
+        )),
         connections: Arc::new(Semaphore::new(shared.limits.connections)),
         handshakes: Arc::new(Semaphore::new(shared.limits.pending_handshakes)),
         next_connection: Cell::new(1),
@@ -63,9 +71,12 @@ impl Gate {
         let Ok(connection_slot) = Arc::clone(&self.connections).try_acquire_owned() else {
             return self.refuse(source, "connections_full");
         };
-        let Ok(handshake_slot) = Arc::clone(&self.handshakes).try_acquire_owned() else {
+        let handshaking = self.handshaking.borrow_mut().take(source.ip());
+        let handshake = Arc::clone(&self.handshakes).try_acquire_owned();
+        let (Some(handshaking), Ok(handshake)) = (handshaking, handshake) else {
             return self.refuse(source, "handshakes_full");
         };
+        let handshake_slot = HandshakeSlot { _source: handshaking, _handshake: handshake };
         let number = self.next_connection.get();
         self.next_connection.set(number + 1);
         let ready = stream.set_nodelay(true).and_then(|()| stream.into_std());

@@ -51,7 +51,7 @@ pub(super) struct Socket {
     pub(super) source: SocketAddr,
     pub(super) connection: ConnectionId,
     pub(super) slots: Slots,
-    pub(super) handshake_slot: OwnedSemaphorePermit,
+    pub(super) handshake_slot: HandshakeSlot,
 }
 
 /// The places that a connection takes until it ends.
@@ -59,6 +59,13 @@ pub(super) struct Socket {
 pub(super) struct Slots {
     pub(super) _source: SourceSlot,
     pub(super) _connection: OwnedSemaphorePermit,
+}
+
+/// What a socket takes until its handshake is over.
+#[derive(Debug)]
+pub(super) struct HandshakeSlot {
+    pub(super) _source: SourceSlot,
+    pub(super) _handshake: OwnedSemaphorePermit,
 }
 
 /// The way to one core.

@@ -293,6 +293,22 @@ async fn clients_that_ask_for_much_and_read_nothing_cost_no_memory() {
     assert_eq!(ringfence.stop().code(), Some(0));
 }
 
+/// The attack: sockets without a word, as many as there may be handshakes under way.
+#[tokio::test]
+async fn silent_sockets_of_one_source_leave_places_for_handshakes_of_others() {
+    let bench = Bench::start("pending_handshakes = 8\nhandshake_timeout_seconds = 60").await;
+    let mut silent = Vec::new();
+    for _ in 0..16 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let address = format!("127.0.0.1:{}", bench.ringfence.port).parse().unwrap();
+        silent.push(socket.connect(address).await.unwrap());
+    }
+    let refused = "ringfence_handshakes_refused_total{reason=\"handshakes_full\"} 14\n";
+    wait_for(refused, || bench.ringfence.metrics().contains(refused));
+    bench.neighbour().await;
+}
+
 /// The attack: replies that end their calls, and then wait for ever in the connection's buffers.
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_cut_off() {

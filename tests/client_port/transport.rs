@@ -119,8 +119,9 @@ async fn a_silent_socket_is_closed_at_the_deadline() {
     let reply = client.unary_bytes("/etcdserverpb.KV/Range", b"\x0a\x0f/tenants/acme/x").await;
     assert_eq!(reply.grpc_status, Some(0));
     let metrics = ringfence.metrics();
-    assert!(metrics.contains("reason=\"handshakes_full\"} 20"), "{metrics}");
-    assert!(metrics.contains("reason=\"handshake_timeout\"} 20"), "{metrics}");
+    // One source may have a quarter of them under way.
+    assert!(metrics.contains("reason=\"handshakes_full\"} 35"), "{metrics}");
+    assert!(metrics.contains("reason=\"handshake_timeout\"} 5"), "{metrics}");
 }
 
 /// SIGTERM: what is open may finish, the exit code is 0, the log is whole.
