@@ -286,7 +286,8 @@ impl CoreRecorder {
     /// When there is no room now.
     pub fn try_record(&self, share: &Arc<QueueShare>, record: Record) -> Result<(), Unavailable> {
         let place = share.take(units(record.weight_bytes()), 0);
-        let place = place.ok_or_else(|| self.refuse(Instant::now()))?;
+        // Not counted as refused: a principal that floods its own share must raise no alarm.
+        let place = place.ok_or(Unavailable)?;
         self.recorder.shared.push(record, Some(place), false);
         Ok(())
     }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::connection::{Client, Identified};
-use super::refuse::{audit_unavailable, forward_failed, permission_denied};
+use super::refuse::{audit_unavailable, forward_failed, permission_denied, timed_out};
 use super::reply::collect;
 use super::{Core, Refusal};
 use crate::audit::event::{DecisionEvent, PATH_CHARS_MAX, Path};
@@ -129,6 +129,11 @@ impl<'a> Asking<'a> {
 
     /// Asks etcd which keys these leases hold, in ringfence's own name.
     async fn look_up(&self, leases: &[i64]) -> Result<FoundLeases, Status> {
+        let place = self.identified.share.whole_reply();
+        let _place = match self.ends {
+            Some(ends) => tokio::time::timeout_at(ends, place).await.map_err(|_| timed_out().0)?,
+            None => place.await,
+        };
         let mut found = BTreeMap::new();
         for (position, lease) in leases.iter().enumerate() {
             let call = self.call.step(u32::try_from(position + 1).unwrap_or(u32::MAX));

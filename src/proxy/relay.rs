@@ -298,19 +298,39 @@ async fn rewritten(
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
 ) -> Result<(), RelayError> {
-    let whole = waiting.until_end(respond, pin!(collect(reply))).await?;
+    // Replies of megabytes, in whole: a principal that asks for many at a time waits for its own.
+    let place = async { Ok(asking.identified.share.whole_reply().await) };
+    let _place = waiting.until_deadline(place).await?;
+    let mut collecting = pin!(collect(reply));
+    let whole = match waiting.until_end(respond, collecting.as_mut()).await {
+        Ok(whole) => whole,
+        Err(error) => {
+            if waiting.rpc.writes() {
+                let settling = async {
+                    if let Ok(Whole { message: Some(message), .. }) = collecting.await {
+                        progress.scan.push(&framed(&message));
+                    }
+                };
+                settle(asking.core, Box::pin(settling)).await;
+            }
+            return Err(error);
+        }
+    };
     let Some(message) = whole.message else {
         return finish(respond, progress, &whole.trailers);
     };
     let message = rewrite
-        .apply(&message, asking.asker(), &asking.core.advertise)
+        .apply(message, asking.asker(), &asking.core.advertise)
         .map_err(RelayError::Withheld)?;
     let message = framed(&message);
     progress.scan.push(&message);
     progress.response_bytes += message.len() as u64;
     let stream = respond.send_response(response_head(), false);
     let stream = progress.body.insert(stream.map_err(|_| RelayError::ClientGone)?);
-    send_all(stream, message, false).await.map_err(|_| RelayError::ClientGone)?;
+    // A client that takes nothing must not keep it for longer than a call may take.
+    let sending =
+        async { send_all(stream, message, false).await.map_err(|_| RelayError::ClientGone) };
+    waiting.until_deadline(sending).await?;
     let mut sent = HeaderMap::new();
     progress.told = Some(copy_status(&whole.trailers, &mut sent));
     stream.send_trailers(sent).map_err(|_| RelayError::ClientGone)

@@ -17,8 +17,9 @@ use crate::upstream::{ForwardError, Reply};
 
 use super::refuse::{permission_denied, unreadable_reply};
 
-/// The most bytes of a reply that is taken in whole; those that are list members or leases.
-const REPLY_BYTES_MAX: usize = 16 << 20;
+/// The most bytes of a reply that is taken in whole; those that are list members, leases, or the keys
+/// of one lease.
+const REPLY_BYTES_MAX: usize = 4 << 20;
 
 /// A reply that was taken in whole.
 #[derive(Debug)]
@@ -88,13 +89,13 @@ impl Rewrite {
     /// The status it gets instead.
     pub(super) fn apply(
         self,
-        message: &[u8],
+        message: Bytes,
         asker: Asker<'_>,
         advertise: &Advertise,
     ) -> Result<Bytes, Status> {
         let undecodable = |_| unreadable_reply();
         Ok(match self {
-            Self::Members(rpc) => members(rpc, message, advertise).map_err(undecodable)?,
+            Self::Members(rpc) => members(rpc, &message, advertise).map_err(undecodable)?,
             Self::OwnLeases => {
                 let mut reply = LeaseLeasesResponse::decode(message).map_err(undecodable)?;
                 let principal = &asker.identification.principal;
@@ -102,7 +103,8 @@ impl Rewrite {
                 reply.encode_to_vec().into()
             }
             Self::ReadableKeys => {
-                let reply = LeaseTimeToLiveResponse::decode(message).map_err(undecodable)?;
+                let reply =
+                    LeaseTimeToLiveResponse::decode(message.clone()).map_err(undecodable)?;
                 let readable = |key: &Bytes| {
                     let range = KeyRange::point(StoredKey::new(key.clone()));
                     let touch = Touch::Key { verb: KeyVerb::Get, range };
@@ -111,7 +113,7 @@ impl Rewrite {
                 if !reply.keys.iter().all(readable) {
                     return Err(permission_denied());
                 }
-                Bytes::copy_from_slice(message)
+                message
             }
         })
     }

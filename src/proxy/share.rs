@@ -4,14 +4,21 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 use crate::identity::Principal;
 
 /// Shares by principal; one that nobody holds any more is forgotten.
 #[derive(Debug, Default)]
 pub struct Shares(HashMap<Principal, Weak<Share>>);
 
+/// Replies of one principal that are taken in whole at a time, per core; others wait.
+const WHOLE_REPLIES: usize = 8;
+/// Watches of one principal at a time, per core; etcd keeps each in memory.
+const WATCHES_MAX: u32 = 20_000;
+
 /// One principal's use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Share {
     /// Open streams, whatever becomes of them; each has a task and so some memory.
     streams: Cell<u32>,
@@ -20,6 +27,61 @@ pub(super) struct Share {
     open_ended_calls: Cell<u32>,
     pages: Cell<u32>,
     request_bytes: Cell<usize>,
+    watches: Cell<u32>,
+    whole_replies: Semaphore,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            streams: Cell::default(),
+            calls: Cell::default(),
+            open_ended_calls: Cell::default(),
+            pages: Cell::default(),
+            request_bytes: Cell::default(),
+            watches: Cell::default(),
+            whole_replies: Semaphore::new(WHOLE_REPLIES),
+        }
+    }
+}
+
+/// The watches of one stream that count; given up when dropped.
+#[derive(Debug)]
+pub(super) struct WatchShare {
+    share: Rc<Share>,
+    watches: u32,
+}
+
+impl WatchShare {
+    pub(super) fn new(share: &Rc<Share>) -> Self {
+        Self { share: Rc::clone(share), watches: 0 }
+    }
+
+    /// Counts one more; false when the principal has too many.
+    pub(super) fn add(&mut self) -> bool {
+        let all = self.share.watches.get();
+        let fits = all < WATCHES_MAX;
+        if fits {
+            self.share.watches.set(all + 1);
+            self.watches += 1;
+        }
+        fits
+    }
+
+    /// etcd has ended one.
+    pub(super) fn remove(&mut self) {
+        if let Some(left) = self.watches.checked_sub(1) {
+            self.watches = left;
+            self.share.watches.set(self.share.watches.get().saturating_sub(1));
+        }
+    }
+}
+
+impl Drop for WatchShare {
+    fn drop(&mut self) {
+        let watches = &self.share.watches;
+        watches.set(watches.get().saturating_sub(self.watches));
+    }
 }
 
 /// A stream that counts; given up when dropped.
@@ -65,6 +127,12 @@ impl Share {
     /// Takes a place for a call that may take as long as it likes, if there is one.
     pub(super) fn open_ended_call(self: &Rc<Self>, calls_max: u32) -> Option<CallShare> {
         self.take(true, calls_max)
+    }
+
+    /// Waits for the place of a reply that is taken in whole.
+    pub(super) async fn whole_reply(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.whole_replies.acquire().await.ok()
     }
 
     const fn counter(&self, open_ended: bool) -> &Cell<u32> {

@@ -6,6 +6,7 @@
 //! ends the stream, as it does with etcd.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use super::call::{Head, deadline, read_request};
 use super::connection::Client;
 use super::refuse::{audit_unavailable, forward_failed, shutting_down, timed_out};
 use super::respond::{answer, copy_status, response_head};
+use super::share::WatchShare;
 use super::{Core, Refusal};
 use crate::audit::event::StreamEnd;
 use crate::audit::{CallId, Event, Outcome, Recorded};
@@ -40,6 +42,9 @@ const ANSWERS_WAITING_MAX: usize = 64;
 /// What etcd's clients read out of a watch that was denied (api/v3rpc/rpctypes).
 const WATCH_DENIED: &str =
     "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+/// What they read out of one that is one too many.
+const TOO_MANY_WATCHES: &str =
+    "rpc error: code = ResourceExhausted desc = etcdserver: too many requests";
 /// etcd's own text (storage/mvcc).
 const WATCH_RANGE_EMPTY: &str = "mvcc: watcher range is empty";
 
@@ -62,6 +67,7 @@ struct Stream<'a> {
     unanswered: VecDeque<Recorded>,
     /// Answers of our own, for the next gap between etcd's messages.
     answers: VecDeque<Bytes>,
+    watches: WatchShare,
     scan: StreamScan,
     header: Header,
     end: StreamEnd,
@@ -91,6 +97,7 @@ pub(super) async fn serve(
     respond: SendResponse<Bytes>,
 ) {
     let deadline = deadline(Instant::now(), head.rpc, &head.metadata, core.limits.call_timeout);
+    let head_share = Rc::clone(&head.identified.share);
     let mut stream = Stream {
         core,
         ends: deadline,
@@ -105,6 +112,7 @@ pub(super) async fn serve(
         etcd: None,
         unanswered: VecDeque::new(),
         answers: VecDeque::new(),
+        watches: WatchShare::new(&head_share),
         scan: StreamScan::default(),
         header: core.last_header.get(),
         end: StreamEnd::default(),
@@ -247,6 +255,11 @@ impl Stream<'_> {
             Err(error) => return Err(self.refuse(call, &error.into()).await),
         };
         let creates = matches!(request.touches().first(), Some(Touch::Key { .. }));
+        if creates && !self.watches.add() {
+            self.record_refusal(call, &Refusal::Share).await?;
+            self.answer_watch(TOO_MANY_WATCHES);
+            return Ok(());
+        }
         let asking = Asking {
             core: self.core,
             identified: self.head.identified,
@@ -275,6 +288,7 @@ impl Stream<'_> {
             }
             Err(status) if rpc == Rpc::Watch && status.code == Code::PermissionDenied => {
                 if creates {
+                    self.watches.remove();
                     self.answer_watch(WATCH_DENIED);
                 }
                 Ok(())
@@ -323,6 +337,9 @@ impl Stream<'_> {
         self.scan.push(&chunk, |facts| told.push(facts));
         for facts in told {
             self.end.responses += 1;
+            if facts.canceled {
+                self.watches.remove();
+            }
             if facts.header != Header::default() {
                 self.header = facts.header;
                 self.core.last_header.set(facts.header);

@@ -384,3 +384,32 @@ async fn a_foreign_lease_ends_the_keep_alive_stream() {
     let end = records.iter().find(|record| record["type"] == "stream.end").unwrap();
     assert_eq!((&end["status"], &end["requests"]), (&7.into(), &4.into()));
 }
+
+/// The attack: the keys of a lease asked for over and over by a client that takes nothing. The reply is
+/// kept in whole, and had no end.
+#[tokio::test]
+async fn a_whole_reply_that_nobody_takes_ends_with_its_call() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let limits = "[limits]\ncall_timeout_seconds = 1";
+    let mut ringfence = Ringfence::start_with(&pki, &etcd.endpoint(), limits);
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let grant = LeaseGrantRequest { ttl: 60, id: 0 };
+    let granted: LeaseGrantResponse =
+        acme.unary("/etcdserverpb.Lease/LeaseGrant", &grant).await.message();
+    let mut windowless = h2::client::Builder::new();
+    windowless.initial_window_size(0);
+    let stopped = RawClient::connect_with(&pki, "acme", ringfence.port, windowless).await;
+    let keys = LeaseTimeToLiveRequest { id: granted.id, keys: true };
+    let path = "/etcdserverpb.Lease/LeaseTimeToLive";
+    let (response, _stream) = stopped.send_and_stop_reading(path, &keys).await;
+    let (_, mut body) = response.await.unwrap().into_parts();
+    // Nothing can come but the end.
+    let end = tokio::time::timeout(crate::support::PATIENCE, body.trailers()).await;
+    let trailers = end.unwrap().unwrap().unwrap();
+    assert_eq!(trailers["grpc-status"], "4");
+    drop((acme, stopped));
+    assert_eq!(ringfence.stop().code(), Some(0));
+    let faults = ringfence.records().into_iter().filter(|record| record["fault"] == "timeout");
+    assert_eq!(faults.count(), 1);
+}

@@ -170,19 +170,36 @@ impl Rpc {
         !matches!(self.entry().shape, Shape::Unary) || matches!(self, Self::Lock | Self::Campaign)
     }
 
-    /// Whether it changes the store, and answers as soon as it has.
+    /// Whether it changes something, and answers as soon as it has. Of the two that wait, Lock and
+    /// Campaign, the caller's going is the end.
     #[must_use]
     pub const fn writes(self) -> bool {
-        matches!(
+        !matches!(
             self,
-            Self::Put
-                | Self::DeleteRange
-                | Self::Txn
-                | Self::Compact
-                | Self::LeaseRevoke
-                | Self::Unlock
-                | Self::Proclaim
-                | Self::Resign
+            Self::Range
+                | Self::RangeStream
+                | Self::Watch
+                | Self::LeaseKeepAlive
+                | Self::LeaseTimeToLive
+                | Self::LeaseLeases
+                | Self::MemberList
+                | Self::Status
+                | Self::Hash
+                | Self::HashKv
+                | Self::Snapshot
+                | Self::AuthStatus
+                | Self::Authenticate
+                | Self::UserGet
+                | Self::UserList
+                | Self::RoleGet
+                | Self::RoleList
+                | Self::Lock
+                | Self::Campaign
+                | Self::Leader
+                | Self::Observe
+                | Self::HealthCheck
+                | Self::HealthList
+                | Self::HealthWatch
         )
     }
 

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use super::compile::{Identification, Rights, RuleId};
 use super::lease::{FoundLeases, LeaseKeys};
 use super::permit::Permit;
+use crate::etcd::touch::TOUCHES_MAX;
 use crate::etcd::{
     CanonicalRequest, KeyRange, KeyVerb, LeaseUse, StoreVerb, StoredKey, Touch, Touches,
 };
@@ -153,18 +154,25 @@ impl Asker<'_> {
             if let Touch::Lease { usage, lease } = touch
                 && let Some(keys) = found.keys(*lease)
             {
+                if decided + more.len() + keys.len() > TOUCHES_MAX {
+                    return Err((0, Cause::TooMany));
+                }
                 let owned = self.leases.owns(&self.identification.principal, *lease);
                 more.extend(keys.iter().flat_map(|key| through_lease(*usage, owned, key)));
             }
         }
-        if request.add_touches(more.into_iter()).is_err() {
-            return Err((0, Cause::TooMany));
+        for touch in &more {
+            match decide_touch(&self.identification.rights, touch) {
+                Ok(rule) => rules.push(rule),
+                Err(cause) => {
+                    // The one that is denied is enough: a lease may hold thousands of long keys, and
+                    // a denial that names them all could be asked for again and again.
+                    drop(request.add_touches(std::iter::once(touch.clone())));
+                    return Err((decided, cause));
+                }
+            }
         }
-        for (position, touch) in request.touches().iter().enumerate().skip(decided) {
-            let rule = decide_touch(&self.identification.rights, touch);
-            rules.push(rule.map_err(|cause| (position, cause))?);
-        }
-        Ok(())
+        request.add_touches(more.into_iter()).map_err(|_| (0, Cause::TooMany))
     }
 }
 
