@@ -415,3 +415,21 @@ fn auth_request(rpc: Rpc) -> Option<Vec<u8>> {
         _ => return None,
     })
 }
+
+/// Clients that log in are set up for an etcd without ringfence; who runs it must learn what to change.
+#[tokio::test]
+async fn a_login_without_the_right_is_denied_and_the_log_says_what_to_change() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let mut ringfence = Ringfence::start(&pki, &etcd.endpoint());
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let login = b"\x0a\x05alice\x12\x0ecanary-pw-9b2f";
+    let reply = acme.unary_bytes("/etcdserverpb.Auth/Authenticate", login).await;
+    assert_eq!(reply.grpc_status, Some(7));
+    assert_eq!(reply.grpc_message, "etcdserver: permission denied");
+    drop(acme);
+    assert_eq!(ringfence.stop().code(), Some(0));
+    let log = ringfence.log();
+    assert!(log.contains("take user and password out of its settings"), "{log}");
+    assert!(!log.contains("canary-pw") && !ringfence.audit_text().contains("canary-pw"));
+}
