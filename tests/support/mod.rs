@@ -20,14 +20,26 @@ pub use tap::{End, Tap};
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything that must come may take.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A loopback port that was free a moment ago.
+/// The next port for [`free_port`], counted from where this process begins.
+static NEXT_PORT: AtomicU32 = AtomicU32::new(0);
+
+/// A loopback port that is free, below those that the system gives to outgoing connections (32768 and
+/// up): such a one could be somebody else's before it is listened on. No two calls give the same.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let step = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id().wrapping_mul(131).wrapping_add(step)) % 22_000;
+        let port = u16::try_from(port).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A member that takes connections and never says a word, and its endpoint.
