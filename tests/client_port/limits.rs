@@ -270,14 +270,7 @@ async fn clients_that_ask_for_much_and_read_nothing_cost_no_memory() {
     let pki = Pki::make();
     let etcd = Etcd::start_plain("3.7");
     let mut ringfence = Ringfence::start(&pki, &etcd.endpoint());
-    let writer = RawClient::connect(&pki, "acme", ringfence.port).await;
-    for number in 0..2 {
-        let key = format!("/tenants/acme/large-{number}");
-        let put =
-            PutRequest { key: key.into(), value: vec![7; 1 << 20].into(), ..Default::default() };
-        let reply = writer.call("/etcdserverpb.KV/Put", &[], framed(&put.encode_to_vec())).await;
-        assert_eq!(reply.grpc_status, Some(0));
-    }
+    put_two_mebibytes(&pki, ringfence.port).await;
     let neighbour = RawClient::connect(&pki, "globex", ringfence.port).await;
     let before = ringfence.memory_bytes();
     for round in 1..=3 {
@@ -316,14 +309,7 @@ async fn a_client_that_reads_nothing_is_cut_off() {
     let etcd = Etcd::start_plain("3.7");
     let limits = "[limits]\ncall_timeout_seconds = 1";
     let ringfence = Ringfence::start_with(&pki, &etcd.endpoint(), limits);
-    let writer = RawClient::connect(&pki, "acme", ringfence.port).await;
-    for number in 0..2 {
-        let key = format!("/tenants/acme/large-{number}");
-        let put =
-            PutRequest { key: key.into(), value: vec![7; 1 << 20].into(), ..Default::default() };
-        let reply = writer.call("/etcdserverpb.KV/Put", &[], framed(&put.encode_to_vec())).await;
-        assert_eq!(reply.grpc_status, Some(0));
-    }
+    put_two_mebibytes(&pki, ringfence.port).await;
     let neighbour = RawClient::connect(&pki, "globex", ringfence.port).await;
     let attackers = ask_for_much_and_read_nothing(&pki, ringfence.port).await;
     // Where the socket took what came before the call's time was over, nothing waits.
@@ -335,6 +321,18 @@ async fn a_client_that_reads_nothing_is_cut_off() {
     let half = attackers.len() / 2;
     wait_for("the end of clients that do not read", || cut_off(&ringfence.metrics()) >= half);
     served(&neighbour).await;
+}
+
+/// What the clients below ask for.
+async fn put_two_mebibytes(pki: &Pki, port: u16) {
+    let writer = RawClient::connect(pki, "acme", port).await;
+    for number in 0..2 {
+        let key = format!("/tenants/acme/large-{number}");
+        let put =
+            PutRequest { key: key.into(), value: vec![7; 1 << 20].into(), ..Default::default() };
+        let reply = writer.call("/etcdserverpb.KV/Put", &[], framed(&put.encode_to_vec())).await;
+        assert_eq!(reply.grpc_status, Some(0));
+    }
 }
 
 /// Twenty clients that ask for 20 MiB each, for answers to PINGs and SETTINGS, and for refusals.

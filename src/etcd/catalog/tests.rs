@@ -1,3 +1,5 @@
+//! The catalog against the descriptors of `proto/`, and its paths byte for byte.
+
 use std::collections::BTreeMap;
 
 use prost::Message as _;

@@ -1,3 +1,5 @@
+//! Pages and queries: what is read, what is refused, what is written anew.
+
 use super::*;
 
 fn check(target: &str, expected: Option<&str>) {

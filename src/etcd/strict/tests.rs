@@ -1,3 +1,5 @@
+//! Malformed requests, and that what was read is what is sent.
+
 use proptest::prelude::*;
 
 use super::*;

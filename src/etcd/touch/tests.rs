@@ -1,3 +1,5 @@
+//! What requests touch, at every depth and with every field that reveals more.
+
 use super::*;
 use crate::etcd::range::StoredKey;
 

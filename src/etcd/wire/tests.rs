@@ -1,3 +1,5 @@
+//! Shapes that two decoders could read differently, one by one.
+
 use super::*;
 
 const TXN: &str = "etcdserverpb.TxnRequest";

@@ -1,3 +1,5 @@
+//! Floods and honest traffic, however their bytes are cut.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Decisions on leases, locks and elections, most of them attacks.
+
 use bytes::Bytes;
 use prost::Message;
 

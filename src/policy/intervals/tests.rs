@@ -1,3 +1,5 @@
+//! The interval index against a naive look at every key.
+
 use proptest::prelude::*;
 
 use super::*;

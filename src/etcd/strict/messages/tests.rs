@@ -1,3 +1,5 @@
+//! The table of requests against the descriptors, and enum numbers that nobody knows.
+
 use std::collections::BTreeMap;
 
 use prost::Message as _;
