@@ -38,6 +38,27 @@ pub(super) struct Asking<'a> {
     pub(super) ends: Option<Instant>,
 }
 
+/// A request that is not forwarded.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// What the client hears.
+    pub(super) status: Status,
+    /// Why, as the end of a stream is recorded: a short, fixed name.
+    pub(super) fault: &'static str,
+}
+
+impl From<(Status, &'static str)> for Refused {
+    fn from((status, fault): (Status, &'static str)) -> Self {
+        Self { status, fault }
+    }
+}
+
+impl From<Unavailable> for Refused {
+    fn from(Unavailable: Unavailable) -> Self {
+        (audit_unavailable(), "audit_unavailable").into()
+    }
+}
+
 impl<'a> Asking<'a> {
     pub(super) fn asker(&self) -> Asker<'a> {
         Asker { identification: &self.identified.identification, leases: &self.core.leases }
@@ -54,7 +75,7 @@ impl<'a> Asking<'a> {
     pub(super) async fn authorize(
         &self,
         request: CanonicalRequest,
-    ) -> Result<(Permit, Recorded), Status> {
+    ) -> Result<(Permit, Recorded), Refused> {
         let mut decision = decide(self.asker(), request, &FoundLeases::default());
         if let Decision::LookUp(request, leases) = decision {
             let rpc = request.rpc();
@@ -62,7 +83,7 @@ impl<'a> Asking<'a> {
             let looked_up = Box::pin(self.look_up(&leases)).await;
             let found = match looked_up {
                 Ok(found) => found,
-                Err(status) => return Err(self.refuse_unknown(rpc, status).await),
+                Err(refused) => return Err(self.refuse_unknown(rpc, refused).await),
             };
             decision = decide(self.asker(), request, &found);
         }
@@ -71,21 +92,21 @@ impl<'a> Asking<'a> {
             Decision::Deny(denial) => Err(self.deny(&denial).await),
             Decision::LookUp(request, _) => {
                 let status = Status::new(crate::grpc::Code::Internal, "ringfence: internal error");
-                Err(self.refuse_unknown(request.rpc(), status).await)
+                Err(self.refuse_unknown(request.rpc(), (status, "internal").into()).await)
             }
         }
     }
 
-    async fn allow(&self, permit: Permit) -> Result<(Permit, Recorded), Status> {
+    async fn allow(&self, permit: Permit) -> Result<(Permit, Recorded), Refused> {
         self.core.metrics.count_request(Some(permit.rpc()), metrics::Verdict::Allow);
         let rules = permit.rules().iter().map(|rule| self.core.policy.rule_name(*rule)).collect();
         let event = self.event(permit.rpc(), Verdict::Allow(rules), permit.touches());
         let recorded =
             self.core.recorder.allow(self.share(), self.call, record(event), self.ends).await;
-        recorded.map(|recorded| (permit, recorded)).map_err(|Unavailable| audit_unavailable())
+        Ok((permit, recorded?))
     }
 
-    async fn deny(&self, denial: &Denial) -> Status {
+    async fn deny(&self, denial: &Denial) -> Refused {
         let (reason, rule) = match denial.cause {
             Cause::NoRule => ("no_rule", None),
             Cause::DenyRule(rule) => ("deny_rule", Some(self.core.policy.rule_name(rule))),
@@ -104,16 +125,16 @@ impl<'a> Asking<'a> {
         let verdict = Verdict::Deny { reason, rule, touch: denial.touch };
         let event = self.event(rpc, verdict, denial.request.touches());
         let recorded = self.core.recorder.record(self.share(), record(event)).await;
-        recorded.map_or_else(|Unavailable| audit_unavailable(), |()| permission_denied())
+        recorded.map_or_else(Refused::from, |()| (permission_denied(), "refused").into())
     }
 
     /// Records that a request ended undecided, because a look-up failed.
-    async fn refuse_unknown(&self, rpc: Rpc, status: Status) -> Status {
+    async fn refuse_unknown(&self, rpc: Rpc, refused: Refused) -> Refused {
         self.core.metrics.count_request(Some(rpc), metrics::Verdict::Refuse);
-        let verdict = Verdict::Refuse { reason: "look_up", detail: status.message.clone() };
+        let verdict = Verdict::Refuse { reason: "look_up", detail: refused.status.message.clone() };
         let event = self.event(rpc, verdict, &Touches::new());
         let recorded = self.core.recorder.record(self.share(), record(event));
-        recorded.await.map_or_else(|Unavailable| audit_unavailable(), |()| status)
+        recorded.await.map_or_else(Refused::from, |()| refused)
     }
 
     fn event(&self, rpc: Rpc, verdict: Verdict, touches: &Touches) -> Event {
@@ -128,12 +149,13 @@ impl<'a> Asking<'a> {
     }
 
     /// Asks etcd which keys these leases hold, in ringfence's own name.
-    async fn look_up(&self, leases: &[i64]) -> Result<FoundLeases, Status> {
+    async fn look_up(&self, leases: &[i64]) -> Result<FoundLeases, Refused> {
+        // One time for all of it: with a silent etcd each look-up would take a whole one, and keep
+        // its place from the principal's other calls.
+        let ours = Instant::now() + self.core.limits.call_timeout;
+        let ends = self.ends.map_or(ours, |ends| ends.min(ours));
         let place = self.identified.share.whole_reply();
-        let _place = match self.ends {
-            Some(ends) => tokio::time::timeout_at(ends, place).await.map_err(|_| timed_out().0)?,
-            None => place.await,
-        };
+        let _place = tokio::time::timeout_at(ends, place).await.map_err(|_| timed_out())?;
         let mut found = BTreeMap::new();
         for (position, lease) in leases.iter().enumerate() {
             let call = self.call.step(u32::try_from(position + 1).unwrap_or(u32::MAX));
@@ -147,9 +169,8 @@ impl<'a> Asking<'a> {
                 request_bytes: permit.body().len(),
             });
             let recorded =
-                self.core.recorder.allow(self.share(), call, record(event), self.ends).await;
-            let recorded = recorded.map_err(|Unavailable| audit_unavailable())?;
-            let answer = self.lease_keys(&permit, &recorded, call).await;
+                self.core.recorder.allow(self.share(), call, record(event), Some(ends)).await?;
+            let answer = self.lease_keys(&permit, &recorded, call, ends).await;
             let (fault, status) = match &answer {
                 Ok(_) => (None, Some(0)),
                 Err(error) => {
@@ -158,7 +179,7 @@ impl<'a> Asking<'a> {
                 }
             };
             recorded.finish(Outcome { status, fault, ..Outcome::default() });
-            found.insert(*lease, answer.map_err(|error| forward_failed(&error).0)?);
+            found.insert(*lease, answer.map_err(|error| forward_failed(&error))?);
         }
         let mut leases = FoundLeases::default();
         found.into_iter().for_each(|(lease, keys)| leases.insert(lease, keys));
@@ -170,11 +191,12 @@ impl<'a> Asking<'a> {
         permit: &Permit,
         recorded: &Recorded,
         call: CallId,
+        ends: Instant,
     ) -> Result<Vec<StoredKey>, ForwardError> {
         let forwarding = forward(&self.core.pool, permit, recorded, call, self.metadata);
         let answering = async { collect(forwarding.await?).await };
-        let bounded = tokio::time::timeout(self.core.limits.call_timeout, answering).await;
-        let answer = bounded.unwrap_or(Err(ForwardError::Unreachable))?;
+        let bounded = tokio::time::timeout_at(ends, answering).await;
+        let answer = bounded.unwrap_or(Err(ForwardError::TimedOut))?;
         let message = answer.message.ok_or(ForwardError::Unreadable)?;
         let keys = strict::lease_keys(&message).map_err(|_| ForwardError::Unreadable)?;
         Ok(keys.unwrap_or_default())

@@ -77,7 +77,7 @@ pub(super) async fn serve<P>(
         ends,
     };
     match asking.authorize(message.canonical).await {
-        Err(status) => answer(&mut respond, &status),
+        Err(refused) => answer(&mut respond, &refused.status),
         Ok((permit, recorded)) => {
             relay::run(&asking, permit, recorded, respond).await;
             core.metrics.observe_forward(started.elapsed());

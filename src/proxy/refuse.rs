@@ -118,7 +118,8 @@ pub(super) fn forward_failed(error: &ForwardError) -> (Status, &'static str) {
         ForwardError::Broken(_) => (unavailable("the connection to etcd broke"), "broken"),
         ForwardError::NotGrpc(_) => (unavailable("etcd's answer is not gRPC"), "not_grpc"),
         ForwardError::Unreadable => (unavailable("etcd's answer cannot be read"), "unreadable"),
-        ForwardError::RecordMismatch => {
+        ForwardError::TimedOut => timed_out(),
+        ForwardError::Mismatch => {
             (Status::new(Code::Internal, "ringfence: internal error"), "internal")
         }
     }

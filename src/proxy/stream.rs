@@ -17,7 +17,7 @@ use prost::Message as _;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::authorize::{Asking, record, record_refusal};
+use super::authorize::{Asking, Refused, record, record_refusal};
 use super::call::{Head, deadline, read_request};
 use super::connection::Client;
 use super::refuse::{audit_unavailable, forward_failed, shutting_down, timed_out};
@@ -71,6 +71,7 @@ struct Stream<'a> {
     scan: StreamScan,
     header: Header,
     end: StreamEnd,
+    end_is_recorded: bool,
 }
 
 /// Why a stream ends before etcd ends it.
@@ -116,8 +117,11 @@ pub(super) async fn serve(
         scan: StreamScan::default(),
         header: core.last_header.get(),
         end: StreamEnd::default(),
+        end_is_recorded: false,
     };
     let ended = tokio::select! {
+        // First, so that a message in hand ends with a record of its own.
+        biased;
         ended = stream.run() => ended,
         () = sleep_until(deadline) => {
             let (status, fault) = timed_out();
@@ -270,7 +274,7 @@ impl Stream<'_> {
         };
         match asking.authorize(request).await {
             Ok((permit, recorded)) => {
-                let forwarded = self.forward(&permit, &recorded, call).await;
+                let forwarded = self.forward_in_time(&permit, &recorded, call).await;
                 if let Err(error) = forwarded {
                     let (status, fault) = forward_failed(&error);
                     let code = Some(status.code as u16);
@@ -286,14 +290,31 @@ impl Stream<'_> {
                 }
                 Ok(())
             }
-            Err(status) if rpc == Rpc::Watch && status.code == Code::PermissionDenied => {
+            Err(refused) if rpc == Rpc::Watch && refused.status.code == Code::PermissionDenied => {
                 if creates {
                     self.watches.remove();
                     self.answer_watch(WATCH_DENIED);
                 }
                 Ok(())
             }
-            Err(status) => Err(Ended::Told(status, "refused")),
+            Err(Refused { status, fault }) => Err(Ended::Told(status, fault)),
+        }
+    }
+
+    /// The stream's own time may end meanwhile: the record of this message then says so.
+    async fn forward_in_time(
+        &mut self,
+        permit: &Permit,
+        recorded: &Recorded,
+        call: CallId,
+    ) -> Result<(), ForwardError> {
+        match self.ends {
+            None => self.forward(permit, recorded, call).await,
+            Some(ends) => {
+                let forwarding = self.forward(permit, recorded, call);
+                let forwarded = tokio::time::timeout_at(ends, forwarding).await;
+                forwarded.unwrap_or(Err(ForwardError::TimedOut))
+            }
         }
     }
 
@@ -430,8 +451,23 @@ impl Stream<'_> {
             let fault = Some("stream_ended");
             recorded.finish(Outcome { fault, ..Outcome::default() });
         }
-        let event = Event::StreamEnd { call: self.call, end: self.end };
+        self.end_is_recorded = true;
+        let event = Event::StreamEnd { call: self.call, end: std::mem::take(&mut self.end) };
         if self.core.recorder.record(&self.client.queue_share, record(event)).await.is_err() {
+            tracing::warn!("the end of a stream found no room in the audit log");
+        }
+    }
+}
+
+/// A stream that is cut when the drain time is over has an end all the same.
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        if self.end_is_recorded {
+            return;
+        }
+        self.end.fault = Some("aborted");
+        let event = Event::StreamEnd { call: self.call, end: std::mem::take(&mut self.end) };
+        if self.core.recorder.try_record(&self.client.queue_share, record(event)).is_err() {
             tracing::warn!("the end of a stream found no room in the audit log");
         }
     }

@@ -43,9 +43,13 @@ pub enum ForwardError {
     /// An answer that has to be looked into is not what it should be, or is too large.
     #[error("etcd's answer cannot be read")]
     Unreadable,
-    /// The record is another call's: a mistake of ours, and nothing was sent.
-    #[error("internal: the record belongs to another call")]
-    RecordMismatch,
+    /// The answer did not come in time; the request may or may not have run.
+    #[error("etcd did not answer in time")]
+    TimedOut,
+    /// The permit is for another RPC than the stream, or the record is another call's: a mistake of
+    /// ours, and nothing was sent.
+    #[error("internal: permit, record and call do not belong together")]
+    Mismatch,
 }
 
 /// Sends the permit's request and waits for the head of the answer.
@@ -60,7 +64,7 @@ pub async fn forward(
     metadata: &Metadata,
 ) -> Result<Reply, ForwardError> {
     if recorded.call() != call {
-        return Err(ForwardError::RecordMismatch);
+        return Err(ForwardError::Mismatch);
     }
     let slot = slot(pool, permit.rpc()).await?;
     let request = request(permit.rpc(), &slot, metadata)?;
@@ -89,7 +93,7 @@ pub(super) fn request(
 ) -> Result<Request<()>, ForwardError> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = slot.uris.of(rpc).ok_or(ForwardError::RecordMismatch)?;
+    *request.uri_mut() = slot.uris.of(rpc).ok_or(ForwardError::Mismatch)?;
     *request.version_mut() = http::Version::HTTP_2;
     let headers = request.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));

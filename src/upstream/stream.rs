@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 use super::forward::{ForwardError, request, slot};
 use super::pool::{Pool, Slot};
 use crate::audit::{CallId, Recorded};
+use crate::etcd::Rpc;
 use crate::grpc::frame::framed;
 use crate::grpc::metadata::Metadata;
 use crate::policy::Permit;
@@ -18,6 +19,7 @@ use crate::policy::Permit;
 /// The way to etcd.
 #[derive(Debug)]
 pub struct Outgoing {
+    rpc: Rpc,
     stream: SendStream<Bytes>,
     /// What etcd has not taken yet.
     waiting: BytesMut,
@@ -65,7 +67,8 @@ pub async fn open(
     let mut sender = slot.sender.clone().ready().await?;
     let (response, stream) = sender.send_request(request, false)?;
     let waiting = BytesMut::new();
-    let mut outgoing = Outgoing { stream, waiting, finishing: false, _slot: slot };
+    let mut outgoing =
+        Outgoing { rpc: permit.rpc(), stream, waiting, finishing: false, _slot: slot };
     outgoing.send(permit, recorded, call)?;
     Ok((outgoing, Incoming { state: State::Head(response) }))
 }
@@ -74,15 +77,16 @@ impl Outgoing {
     /// Puts one message on its way; [`Outgoing::poll_flush`] carries it.
     ///
     /// # Errors
-    /// When the record is another message's.
+    /// When the record is another message's, or the permit is for another RPC: a permit to watch must
+    /// not become a message of another stream.
     pub fn send(
         &mut self,
         permit: &Permit,
         recorded: &Recorded,
         call: CallId,
     ) -> Result<(), ForwardError> {
-        if recorded.call() != call {
-            return Err(ForwardError::RecordMismatch);
+        if recorded.call() != call || permit.rpc() != self.rpc {
+            return Err(ForwardError::Mismatch);
         }
         self.waiting.extend_from_slice(&framed(permit.body()));
         Ok(())
