@@ -121,7 +121,8 @@ mod tests {
     use super::*;
 
     /// As many as there are, see docs/audit-format.md.
-    const REASONS: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "certificate_refused_"];
+    const REASONS: [&str; 10] =
+        ["a", "b", "c", "d", "e", "f", "g", "h", "i", "certificate_refused_"];
 
     fn counted(events: &[Event]) -> u64 {
         let count = |event: &Event| match event {

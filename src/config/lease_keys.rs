@@ -53,13 +53,14 @@ impl LeaseKeyFile {
             Self::Read(keys) => return Ok(keys),
             Self::ToBeMade(path) => path,
         };
-        let mut key = [0; LEASE_KEY_BYTES];
-        if !random(&mut key) {
+        let mut drawn = [0; LEASE_KEY_BYTES + 8];
+        let filled = random(&mut drawn);
+        let (key, suffix) = drawn.split_first_chunk().unwrap_or((&[0; LEASE_KEY_BYTES], &[]));
+        if !filled {
             return Err("the operating system gives no randomness for a lease key".to_owned());
         }
-        let fault = |error: std::io::Error| format!("cannot make `{}`: {error}", path.display());
-        if make(&path, &key).map_err(fault)? {
-            return Ok(LeaseKeys::new(&[key]));
+        if make(&path, key, suffix)? {
+            return Ok(LeaseKeys::new(&[*key]));
         }
         match read(&path) {
             Ok(Some(keys)) => Ok(LeaseKeys::new(&keys)),
@@ -70,24 +71,40 @@ impl LeaseKeyFile {
 }
 
 /// False when somebody else was faster. The file gets its name only when it is whole, so that a
-/// replica that starts at the same moment never reads half of it.
-fn make(path: &Path, key: &[u8]) -> std::io::Result<bool> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
+/// replica that starts at the same moment never reads half of it. The draft's name is drawn, too: in
+/// containers every process has the same ID, and one that was killed leaves its draft behind.
+fn make(path: &Path, key: &[u8], suffix: &[u8]) -> Result<bool, String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new("."));
+    let fault =
+        |at: &Path, error: std::io::Error| format!("cannot make `{}`: {error}", at.display());
+    fs::create_dir_all(folder).map_err(|error| fault(folder, error))?;
     let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    let written = writeln!(file, "# ringfence's lease keys: {HINT}.\n{digits}")
+    draft.push(format!(".{}", hex(suffix)));
+    let draft = Path::new(&draft);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(draft)
+        .map_err(|error| fault(draft, error))?;
+    let linked = writeln!(file, "# ringfence's lease keys: {HINT}.\n{}", hex(key))
         .and_then(|()| file.sync_all())
-        .and_then(|()| fs::hard_link(&draft, path));
-    fs::remove_file(&draft)?;
-    match written {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
+        .and_then(|()| fs::hard_link(draft, path));
+    let removed = fs::remove_file(draft);
+    match linked {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+        linked => linked.map_err(|error| fault(path, error))?,
     }
+    removed.map_err(|error| format!("cannot remove `{}`: {error}", draft.display()))?;
+    // Without this a power cut could take the key, and with it every lease its owner.
+    let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| fault(folder, error))?;
+    Ok(true)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `None` when there is no file.
@@ -196,5 +213,20 @@ mod tests {
         LeaseKeyFile::ToBeMade(path.clone()).open(fill(9)).unwrap();
         assert_eq!(read(&path).unwrap(), Some(vec![[7; LEASE_KEY_BYTES]]));
         assert_eq!(fs::read_dir(folder.path().join("state")).unwrap().count(), 1);
+    }
+    /// A process that was killed at its start leaves its draft, and in containers the next one has the
+    /// same process ID.
+    #[test]
+    fn a_draft_that_was_left_behind_stops_no_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lease-keys");
+        let left = format!("{}.{}", path.display(), std::process::id());
+        fs::write(&left, "half").unwrap();
+        let random = |bytes: &mut [u8]| {
+            bytes.fill(7);
+            true
+        };
+        LeaseKeyFile::load(&path).unwrap().open(random).unwrap();
+        assert_eq!(fs::read_to_string(left).unwrap(), "half");
     }
 }

@@ -15,7 +15,8 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// INVARIANT: called by `decide` alone; `tests/architecture.rs` checks it.
+    /// INVARIANT: called in `decide` alone, for what was decided on and for the two steps of ringfence's own;
+    /// `tests/architecture.rs` checks it.
     pub(super) const fn new(request: CanonicalRequest, rules: SmallVec<[RuleId; 2]>) -> Self {
         Self { request, rules }
     }
