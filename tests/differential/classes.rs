@@ -15,6 +15,7 @@ pub enum Bug {
     WatchFromKey,
     Unguarded,
     LeaseKeys,
+    Maintenance,
 }
 
 impl Bug {
@@ -25,6 +26,7 @@ impl Bug {
             Self::WatchFromKey => "GHSA-xg4h-6gfc-h4m8: a watch from a key on is judged as the key",
             Self::Unguarded => "CVE-2026-33413: Alarm, Compact and leases are not guarded",
             Self::LeaseKeys => "CVE-2023-32082: the keys of a lease are shown to everybody",
+            Self::Maintenance => "etcd pull request 14663: MoveLeader is not guarded",
         }
     }
 
@@ -202,7 +204,7 @@ impl Table {
 
 /// A request and the rights of who asks, for people.
 pub fn shown(request: &Request, user: &User) -> String {
-    let mut rights = String::from(if user.is_root { "root" } else { "" });
+    let mut rights = String::from(if user.is_root { "root; " } else { "" });
     for (kind, span) in &user.grants {
         let (key, end) = (span.key.escape_ascii(), span.end.escape_ascii());
         write!(rights, "{kind:?} `{key}` `{end}`; ").unwrap();

@@ -192,7 +192,7 @@ impl<'a> Run<'a> {
             let theirs = theirs(said);
             if let Some(program) = program {
                 self.through += 1;
-                if !agrees(&ours, &program) {
+                if !agrees(request.rpc, &ours, &program) {
                     let shown = shown(request, user);
                     self.failures.push(format!("library {ours:?}, program {program:?}: {shown}"));
                 }

@@ -40,7 +40,7 @@ impl Dice {
 }
 
 /// Keys from `key` on, before `end`; no end is the single key, one zero byte is no limit.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     pub key: Vec<u8>,
     pub end: Vec<u8>,
@@ -115,8 +115,14 @@ pub fn users(dice: &mut Dice, round: usize, count: usize) -> Vec<User> {
             _ => ("tenants", name.clone()),
         };
         let kinds = [Type::Read, Type::Write, Type::Readwrite];
-        let grants = (0..dice.below(6)).map(|_| (dice.pick(&kinds), Span::of_grant(dice)));
-        User { name, certificate, grants: grants.collect(), is_root: at == count - 1 }
+        let mut grants: Vec<(Type, Span)> = Vec::new();
+        for _ in 0..dice.below(6) {
+            let grant = (dice.pick(&kinds), Span::of_grant(dice));
+            // Of two grants of a role on one span, etcd keeps the last.
+            grants.retain(|other| other.1 != grant.1);
+            grants.push(grant);
+        }
+        User { name, certificate, grants, is_root: at == count - 1 }
     };
     (0..count).map(|at| user(at, dice)).collect()
 }

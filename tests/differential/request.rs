@@ -374,6 +374,10 @@ impl<'a> Maker<'a> {
                 let password = "wrong".to_owned();
                 self.done(Rpc::Authenticate, &pb::AuthenticateRequest { name, password }, b"")
             }
+            9 => {
+                self.needs.push(admin(Origin::Bug(Bug::Maintenance)));
+                self.done(Rpc::MoveLeader, &pb::MoveLeaderRequest { target_id: 1 }, b"")
+            }
             _ => {
                 self.needs.push(admin(Origin::Plain));
                 self.admin_call(name)
@@ -383,7 +387,7 @@ impl<'a> Maker<'a> {
 
     /// What root may do; from root, too, it does no harm.
     fn admin_call(&mut self, name: String) -> Request {
-        match self.dice.below(9) {
+        match self.dice.below(8) {
             0 => self.done(Rpc::UserList, &pb::AuthUserListRequest {}, b""),
             1 => self.done(Rpc::RoleList, &pb::AuthRoleListRequest {}, b""),
             2 => self.done(Rpc::RoleAdd, &pb::AuthRoleAddRequest { name }, b""),
@@ -391,8 +395,7 @@ impl<'a> Maker<'a> {
             4 => self.done(Rpc::MemberRemove, &pb::MemberRemoveRequest { id: 1 }, b""),
             5 => self.done(Rpc::HashKv, &pb::HashKvRequest::default(), b""),
             6 => self.done(Rpc::Hash, &pb::HashRequest {}, b""),
-            7 => self.done(Rpc::Snapshot, &pb::SnapshotRequest {}, b""),
-            _ => self.done(Rpc::MoveLeader, &pb::MoveLeaderRequest { target_id: 1 }, b""),
+            _ => self.done(Rpc::Snapshot, &pb::SnapshotRequest {}, b""),
         }
     }
 }
