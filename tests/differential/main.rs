@@ -150,7 +150,7 @@ impl<'a> Run<'a> {
             let asker = self.dice.below(users.len());
             let mut maker = Maker::new(&mut self.dice, leases, self.line, users);
             let user = &users[asker];
-            let request = if on_leases { maker.on_leases(user) } else { maker.any(user) };
+            let request = if on_leases { maker.on_leases() } else { maker.any(user) };
             asked.push((asker, request));
         }
         asked

@@ -91,7 +91,7 @@ impl Span {
 
 pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let kept = prefix.iter().rposition(|byte| *byte != 0xff);
-    kept.map_or(NO_END.to_vec(), |at| [&prefix[..at], &[prefix[at] + 1]].concat())
+    kept.map_or_else(|| NO_END.to_vec(), |at| [&prefix[..at], &[prefix[at] + 1]].concat())
 }
 
 pub struct User {

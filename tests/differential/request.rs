@@ -66,7 +66,7 @@ impl<'a> Maker<'a> {
     }
 
     /// A request that leaves the keys of leases as they are.
-    pub fn on_leases(&mut self, _asker: &User) -> Request {
+    pub fn on_leases(&mut self) -> Request {
         let id = self.lease();
         match self.dice.below(9) {
             0..=2 => {

@@ -19,7 +19,7 @@ use crate::support::{Etcd, Pki, RawClient, Reply, framed};
 const PASSWORD: &str = "password";
 const ROOT: &str = "root";
 /// How etcd refuses a request for its shape, before it looks at rights.
-const REFUSALS: [&str; 8] = [
+const REFUSALS: [&str; 7] = [
     "key is not provided",
     "duplicate key",
     "invalid sort option",
@@ -27,7 +27,6 @@ const REFUSALS: [&str; 8] = [
     "value is provided",
     "lease is provided",
     "authentication failed",
-    "key not found in txn",
 ];
 
 /// The decisions of the library.
