@@ -194,14 +194,14 @@ pub async fn ask(client: &RawClient, token: Option<&str>, request: &Request) -> 
     } else {
         client.call(path, &headers, framed(&request.bytes)).await
     };
-    said(request.rpc, &reply)
+    said(if token.is_some() { "etcd" } else { "ringfence" }, request.rpc, &reply)
 }
 
-fn said(rpc: Rpc, reply: &Reply) -> (u16, String) {
+fn said(side: &str, rpc: Rpc, reply: &Reply) -> (u16, String) {
     if let Some(status) = reply.grpc_status {
         return (status, reply.grpc_message.clone());
     }
-    assert!(reply.data.len() >= 5, "no answer to {rpc:?}: {reply:?}");
+    assert!(reply.data.len() >= 5, "no answer of {side} to {rpc:?}: {reply:?}");
     if rpc != Rpc::Watch {
         return (0, String::new());
     }
