@@ -176,12 +176,25 @@ impl RawClient {
     /// Sends one message, which may be the last, and takes what comes up to the first whole message
     /// or the end. Then the stream is reset.
     pub async fn first_message(&self, path: &str, message: &[u8], is_last: bool) -> Reply {
-        let request = Request::builder()
+        self.first_message_with(path, &[], message, is_last).await
+    }
+
+    /// The same, with more headers.
+    pub async fn first_message_with(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        message: &[u8],
+        is_last: bool,
+    ) -> Reply {
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(uri(path))
-            .header("content-type", "application/grpc")
-            .body(())
-            .unwrap();
+            .header("content-type", "application/grpc");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).unwrap();
         let exchange = async {
             let mut sender = self.sender.clone().ready().await.unwrap();
             let (response, mut stream) = sender.send_request(request, false).unwrap();
