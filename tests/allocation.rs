@@ -1,7 +1,7 @@
 //! What reading a request takes in memory, whatever its bytes say: a bound for each byte that was really
 //! sent, and one for all of them. The counter counts by thread, so it sees nothing of other tests.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test; helpers are no #[test]")]
+#![expect(clippy::unwrap_used, reason = "a test; helpers are no #[test] themselves")]
 
 use allocation_counter::measure;
 use bytes::Bytes;

@@ -240,7 +240,7 @@ proptest! {
             let (verb, range) = match touch {
                 Touch::Key { verb, range } => (verb.name(), Some(range)),
                 Touch::Store(verb) => (verb.name(), None),
-                _ => continue,
+                Touch::Lease { .. } | Touch::CancelWatch(_) | Touch::WatchProgress => continue,
             };
             match decided {
                 Ok(rule) => {
