@@ -1,5 +1,5 @@
 # The commands of the README. Each does all the set-up it needs.
-.PHONY: demo differential etcdctl test flood lint format audit-dependencies tools
+.PHONY: demo differential etcdctl test flood fuzz lint format audit-dependencies tools
 
 # Everything the gate checks: format, lints, documentation, dependencies, tests with real etcds.
 test: lint audit-dependencies
@@ -12,6 +12,17 @@ test: lint audit-dependencies
 flood:
 	tests/etcd/install 3.7 >/dev/null
 	RINGFENCE_FLOOD_SECONDS=60 cargo test --locked --package ringfence --test client_port audit_flood -- --nocapture
+
+# Each fuzz target for a while; new inputs stay below target/, crashes go to fuzz/artifacts/.
+FUZZ_SECONDS = 1800
+fuzz:
+	tests/etcd/install-cargo-fuzz >/dev/null
+	for target in $$(ls fuzz/corpus); do \
+		mkdir -p "target/fuzz/corpus/$$target" && \
+		RUSTC_BOOTSTRAP=1 PATH="$$PWD/target/tools/bin:$$PATH" cargo fuzz run --target-dir target/fuzz \
+		"$$target" "target/fuzz/corpus/$$target" "fuzz/corpus/$$target" -- \
+		-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=1024 || exit 1; \
+	done
 
 lint: format tools
 	cargo clippy --locked --workspace --all-targets -- --deny warnings

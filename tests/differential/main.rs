@@ -122,7 +122,7 @@ impl<'a> Run<'a> {
         let tokens: Arc<[String]> = self.guarded.guard(&users).await.into();
         let policy = rbac::policy(&users);
         let ringfence =
-            Ringfence::start_with_policy(self.pki, &self.behind.endpoint(), &policy, "");
+            Ringfence::start_with_policy(self.pki, &self.behind.endpoint(), &policy, LIMITS);
         let through = [
             RawClient::connect(self.pki, CERTIFICATES[0], ringfence.port).await,
             RawClient::connect(self.pki, CERTIFICATES[1], ringfence.port).await,

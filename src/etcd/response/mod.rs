@@ -58,6 +58,8 @@ impl ResponseScan {
         let Some(scan) = &mut self.scan else { return };
         let (facts, mut ended) = (&mut self.facts, false);
         scan.push(chunk, &mut |found| match found {
+            // A unary reply is one message; what comes behind it in the same chunk says nothing of it.
+            _ if ended => {}
             Found::Header { field: REVISION_FIELD, value } => {
                 facts.revision = Some(value.cast_signed());
             }
@@ -208,6 +210,20 @@ mod tests {
         ]);
         assert_eq!(scan.facts(), ResponseFacts::default());
     }
+
+    #[test]
+    fn a_second_message_behind_a_unary_reply_changes_no_facts() {
+        let first = DeleteRangeResponse { header: header(), deleted: 3, prev_kvs: vec![] };
+        let second = DeleteRangeResponse { header: None, deleted: 9, prev_kvs: vec![] };
+        let bytes = [framed(&first), framed(&second)].concat();
+        let expected = ResponseFacts { revision: Some(1234), count: Some(3), succeeded: None };
+        for chunk_bytes in [1, 7, bytes.len()] {
+            let mut scan = ResponseScan::new(Rpc::DeleteRange);
+            bytes.chunks(chunk_bytes).for_each(|chunk| scan.push(chunk));
+            assert_eq!(scan.facts(), expected, "in chunks of {chunk_bytes}");
+        }
+    }
+
     #[test]
     fn every_message_of_a_stream_is_told_however_it_is_cut() {
         let kv = KeyValue { key: "k".into(), value: vec![7; 500].into(), ..Default::default() };

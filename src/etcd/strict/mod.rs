@@ -240,4 +240,6 @@ fn decode<M: Message + Name + Default>(bytes: &Bytes) -> Result<(M, Bytes), Malf
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -204,4 +204,6 @@ pub fn decide_touch(rights: &Rights, touch: &Touch) -> Result<RuleId, Cause> {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
