@@ -35,6 +35,8 @@ use support::{Pki, RawClient, Ringfence, number_from_environment};
 
 /// How many users there are at a time; the last of them is root.
 const USERS: usize = 24;
+/// Each Watch and LeaseKeepAlive is given up after its first answer, faster than an honest client does.
+const LIMITS: &str = "[limits]\nresets_per_second = 1000000";
 /// How many requests wait for an answer at a time.
 const IN_FLIGHT: usize = 32;
 
