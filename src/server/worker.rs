@@ -17,7 +17,7 @@ use crate::audit::fold::RefusalFold;
 use crate::audit::{ConnectionId, Recorder};
 use crate::metrics::Metrics;
 use crate::policy::{LeaseKeys, Policy};
-use crate::proxy::{self, Advertise, Core, Limits, OpenCalls, Shares};
+use crate::proxy::{self, Advertise, Core, Limits, OpenCalls, Rates, Shares};
 use crate::tls::Acceptor;
 use crate::upstream::{self, HttpClient, Pool, Reachability};
 
@@ -36,6 +36,8 @@ pub(super) struct Shared {
     pub(super) acceptor: Arc<Acceptor>,
     pub(super) upstream: upstream::Config,
     pub(super) reachability: Arc<Reachability>,
+    pub(super) rates: Arc<Rates>,
+    pub(super) started: Instant,
     pub(super) limits: Limits,
     pub(super) leases: Arc<LeaseKeys>,
     pub(super) advertise: Arc<Advertise>,
@@ -152,6 +154,8 @@ async fn serve(
         metrics: shared.metrics,
         acceptor: shared.acceptor,
         shares: RefCell::new(Shares::default()),
+        rates: shared.rates,
+        started: shared.started,
         limits: shared.limits,
         open_calls: OpenCalls::default(),
         leases: shared.leases,
