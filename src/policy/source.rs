@@ -127,16 +127,16 @@ fn read_identity(table: TableReader<'_>) -> Option<IdentitySource> {
 }
 
 fn read_identity_limits(table: TableReader<'_>) -> IdentityLimits {
-    let number = |key, bounds: RangeInclusive<u64>| {
-        // The config has the default of what is left out.
-        let value = table.has(key).then(|| table.number(key, bounds.clone(), *bounds.start()));
-        value.and_then(|value| u32::try_from(value).ok())
+    // What is left out is as the config says; the hint of a mistake names the config's own default.
+    let number = |key, bounds: RangeInclusive<u64>, usual| {
+        let value = table.number(key, bounds, usual);
+        table.has(key).then_some(value).and_then(|value| u32::try_from(value).ok())
     };
     let limits = IdentityLimits {
-        calls: number("calls", 1..=100_000),
-        streams: number("streams", 1..=100_000),
-        watches: number("watches", 1..=1_000_000),
-        requests_per_second: number("requests_per_second", 0..=1_000_000),
+        calls: number("calls", 1..=100_000, 512),
+        streams: number("streams", 1..=100_000, 2048),
+        watches: number("watches", 1..=1_000_000, 20_000),
+        requests_per_second: number("requests_per_second", 0..=1_000_000, 0),
     };
     table.finish();
     limits
