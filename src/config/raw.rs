@@ -235,6 +235,7 @@ impl Default for RawLimits {
 fn read_limits(table: TableReader<'_>) -> RawLimits {
     let safe = RawLimits::default();
     let number = |key, range, safe| table.number(key, range, safe);
+    let watches = safe.watches_per_principal;
     let limits = RawLimits {
         connections: number("connections", 1..=1_000_000, safe.connections),
         connections_per_source: number(
@@ -279,11 +280,7 @@ fn read_limits(table: TableReader<'_>) -> RawLimits {
             1..=100_000,
             safe.streams_per_principal,
         ),
-        watches_per_principal: number(
-            "watches_per_principal",
-            1..=1_000_000,
-            safe.watches_per_principal,
-        ),
+        watches_per_principal: number("watches_per_principal", 1..=1_000_000, watches),
         requests_per_second_per_principal: number(
             "requests_per_second_per_principal",
             0..=1_000_000,

@@ -96,7 +96,6 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
         upstream: config.upstream.clone(),
         reachability: Arc::clone(&reachability),
         rates: Arc::default(),
-        started: tokio::time::Instant::now(),
         limits: config.limits.clone(),
         leases: Arc::new(leases),
         advertise: Arc::new(config.advertise),

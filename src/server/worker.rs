@@ -37,7 +37,6 @@ pub(super) struct Shared {
     pub(super) upstream: upstream::Config,
     pub(super) reachability: Arc<Reachability>,
     pub(super) rates: Arc<Rates>,
-    pub(super) started: Instant,
     pub(super) limits: Limits,
     pub(super) leases: Arc<LeaseKeys>,
     pub(super) advertise: Arc<Advertise>,
@@ -122,6 +121,7 @@ impl Workers {
 
 /// Starts the cores.
 pub(super) fn start(cores: usize, shared: &Shared) -> std::io::Result<Workers> {
+    let started = Instant::now();
     let mut workers = Workers { handles: Vec::new(), threads: Vec::new() };
     for core in 0..cores.max(1) {
         let (sockets, arriving) = mpsc::channel(SOCKETS_WAITING_MAX);
@@ -131,7 +131,7 @@ pub(super) fn start(cores: usize, shared: &Shared) -> std::io::Result<Workers> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name(format!("core-{core}")).spawn(move || {
             let local = LocalSet::new();
-            runtime.block_on(local.run_until(serve(shared, arriving, connections)))
+            runtime.block_on(local.run_until(serve(shared, arriving, connections, started)))
         })?;
         workers.threads.push(thread);
     }
@@ -143,6 +143,7 @@ async fn serve(
     shared: Shared,
     mut arriving: mpsc::Receiver<Socket>,
     connections: Arc<AtomicUsize>,
+    started: Instant,
 ) -> bool {
     let mut draining = shared.draining.clone();
     let core = Rc::new(Core {
@@ -155,7 +156,7 @@ async fn serve(
         acceptor: shared.acceptor,
         shares: RefCell::new(Shares::default()),
         rates: shared.rates,
-        started: shared.started,
+        started,
         limits: shared.limits,
         open_calls: OpenCalls::default(),
         leases: shared.leases,
