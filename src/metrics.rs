@@ -74,6 +74,8 @@ pub struct Metrics {
     pub upstream_connections: Gauge,
     /// Failed attempts to connect upstream.
     pub upstream_connect_failures: Counter,
+    /// Requests beyond the rate of their principal.
+    pub throttled: Counter,
     /// Records written.
     pub audit_records: Counter<u64, AtomicU64>,
     /// Requests refused because the log had no room.
@@ -96,6 +98,7 @@ impl Default for Metrics {
             connections: Gauge::default(),
             upstream_connections: Gauge::default(),
             upstream_connect_failures: Counter::default(),
+            throttled: Counter::default(),
             audit_records: Counter::default(),
             audit_refused: Counter::default(),
             latency: Histogram::new(LATENCY_BUCKETS),
@@ -124,6 +127,11 @@ impl Default for Metrics {
             "upstream_connect_failures",
             "Failed attempts to connect to etcd",
             metrics.upstream_connect_failures.clone(),
+        );
+        registry.register(
+            "throttled",
+            "Requests beyond the rate of their principal",
+            metrics.throttled.clone(),
         );
         registry.register("audit_records", "Audit records written", metrics.audit_records.clone());
         registry.register(

@@ -377,6 +377,9 @@ fn every_mistake_of_a_policy_is_told() {
     check_policy("policy_hex", "prefix =", "encoding = \"hex\", prefix =");
     check_policy("policy_rule_without_verbs", ", allow = [\"get\", \"list\", \"put\"]", "");
     check_policy("policy_encoding", "prefix =", "encoding = \"utf8\", prefix =");
+    let limits =
+        "roles = [\"tenant\"]\nlimits = { calls = 0, watch = 1, requests_per_second = \"5\" }";
+    check_policy("policy_identity_limits", "roles = [\"tenant\"]", limits);
     check_policy("policy_not_toml", "[[role]]", "[[role]");
     check_policy("policy_empty_key", "prefix = \"/tenants/${cn}/\"", "key = \"\"");
 }

@@ -70,6 +70,8 @@ pub(super) struct RawLimits {
     pub(super) request_bytes: u64,
     pub(super) calls_per_principal: u64,
     pub(super) streams_per_principal: u64,
+    pub(super) watches_per_principal: u64,
+    pub(super) requests_per_second_per_principal: u64,
     pub(super) request_bytes_per_principal: u64,
     pub(super) call_timeout_seconds: u64,
     pub(super) drain_timeout_seconds: u64,
@@ -221,6 +223,8 @@ impl Default for RawLimits {
             request_bytes: 2 << 20,
             calls_per_principal: 512,
             streams_per_principal: 2048,
+            watches_per_principal: 20_000,
+            requests_per_second_per_principal: 0,
             request_bytes_per_principal: 32 << 20,
             call_timeout_seconds: 60,
             drain_timeout_seconds: 10,
@@ -231,6 +235,7 @@ impl Default for RawLimits {
 fn read_limits(table: TableReader<'_>) -> RawLimits {
     let safe = RawLimits::default();
     let number = |key, range, safe| table.number(key, range, safe);
+    let watches = safe.watches_per_principal;
     let limits = RawLimits {
         connections: number("connections", 1..=1_000_000, safe.connections),
         connections_per_source: number(
@@ -274,6 +279,12 @@ fn read_limits(table: TableReader<'_>) -> RawLimits {
             "streams_per_principal",
             1..=100_000,
             safe.streams_per_principal,
+        ),
+        watches_per_principal: number("watches_per_principal", 1..=1_000_000, watches),
+        requests_per_second_per_principal: number(
+            "requests_per_second_per_principal",
+            0..=1_000_000,
+            safe.requests_per_second_per_principal,
         ),
         request_bytes_per_principal: number(
             "request_bytes_per_principal",

@@ -407,6 +407,8 @@ fn limits(raw: &RawLimits) -> Limits {
         request_bytes: number(raw.request_bytes),
         calls_per_principal: small(raw.calls_per_principal),
         streams_per_principal: small(raw.streams_per_principal),
+        watches_per_principal: small(raw.watches_per_principal),
+        requests_per_second_per_principal: small(raw.requests_per_second_per_principal),
         request_bytes_per_principal: number(raw.request_bytes_per_principal),
         call_timeout: Duration::from_secs(raw.call_timeout_seconds),
         drain_timeout: Duration::from_secs(raw.drain_timeout_seconds),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::decide::Cause;
 use super::intervals::Intervals;
-use super::source::{KeysSource, Part, PolicySource, RuleSource, Template, Verbs};
+use super::source::{IdentityLimits, KeysSource, Part, PolicySource, RuleSource, Template, Verbs};
 use crate::document::{Located, Location, Problems};
 use crate::etcd::{KeyRange, KeyVerb, StoreVerb};
 use crate::identity::{CaptureError, CertificateFacts, CertificatePattern, Principal, Variable};
@@ -45,6 +45,7 @@ struct Identity {
     name: String,
     pattern: CertificatePattern,
     rules: Vec<(RuleId, RuleSource)>,
+    limits: IdentityLimits,
     variables: BTreeSet<Variable>,
     /// Worked out ahead when no rule depends on the certificate.
     ready: Option<Arc<Rights>>,
@@ -57,6 +58,8 @@ pub struct Identification {
     pub principal: Principal,
     /// What it may do.
     pub rights: Arc<Rights>,
+    /// What it may use, where that is its own.
+    pub limits: IdentityLimits,
 }
 
 /// Why a verified certificate is nobody.
@@ -144,7 +147,7 @@ impl Policy {
                 }
                 used.insert(role.value);
             }
-            identities.push(Identity::new(name, identity.pattern, rules));
+            identities.push(Identity::new(name, identity.pattern, rules, identity.limits));
         }
         for (name, role) in roles.iter().filter(|(name, _)| !used.contains(*name)) {
             let what = format!("role `{name}` belongs to no identity");
@@ -190,7 +193,12 @@ impl Policy {
 }
 
 impl Identity {
-    fn new(name: String, pattern: CertificatePattern, rules: Vec<(RuleId, RuleSource)>) -> Self {
+    fn new(
+        name: String,
+        pattern: CertificatePattern,
+        rules: Vec<(RuleId, RuleSource)>,
+        limits: IdentityLimits,
+    ) -> Self {
         let mut variables = BTreeSet::new();
         for (_, rule) in &rules {
             for template in templates(&rule.keys) {
@@ -199,7 +207,7 @@ impl Identity {
         }
         let ready =
             variables.is_empty().then(|| Rights::build(&rules, &BTreeMap::new())).map(Arc::new);
-        Self { name, pattern, rules, variables, ready }
+        Self { name, pattern, rules, limits, variables, ready }
     }
 
     fn identification(&self, facts: &CertificateFacts) -> Result<Identification, NoPrincipal> {
@@ -221,7 +229,8 @@ impl Identity {
             Some(rights) => Arc::clone(rights),
             None => Arc::new(Rights::build(&self.rules, &values)),
         };
-        Ok(Identification { principal: Principal::new(&self.name, captures), rights })
+        let principal = Principal::new(&self.name, captures);
+        Ok(Identification { principal, rights, limits: self.limits })
     }
 
     /// A field whose pattern has a star tells principals apart, so its one value is captured.

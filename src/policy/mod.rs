@@ -20,4 +20,4 @@ pub use decide::{
 pub use http::{HttpDecision, HttpDenial, HttpPermit, decide_http};
 pub use lease::{FoundLeases, LeaseKeys};
 pub use permit::Permit;
-pub use source::{PolicySource, RuleSource};
+pub use source::{IdentityLimits, PolicySource, RuleSource};

@@ -1,6 +1,8 @@
 //! The file format of policies: `[[identity]]` and `[[role]]`, read with every mistake reported.
 //! Names are not resolved here.
 
+use std::ops::RangeInclusive;
+
 use ipnet::IpNet;
 
 use crate::document::{Document, Located, Location, Problems, TableReader};
@@ -20,6 +22,20 @@ pub(super) struct IdentitySource {
     pub(super) pattern: CertificatePattern,
     pub(super) ca: Located<String>,
     pub(super) roles: Vec<Located<String>>,
+    pub(super) limits: IdentityLimits,
+}
+
+/// What an identity may use, where it differs from the `[limits]` of the config.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdentityLimits {
+    /// Calls that end soon, at a time, per core.
+    pub calls: Option<u32>,
+    /// Streams and calls that wait for others, at a time, per core.
+    pub streams: Option<u32>,
+    /// Watches at a time, per core.
+    pub watches: Option<u32>,
+    /// Over all cores; 0 is no limit.
+    pub requests_per_second: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -104,9 +120,26 @@ fn read_identity(table: TableReader<'_>) -> Option<IdentitySource> {
             "for example match = { ca = \"kubernetes\", cn = \"kube-apiserver\" }",
         )
         .and_then(read_pattern);
+    let limits = table.table("limits").map_or_else(IdentityLimits::default, read_identity_limits);
     table.finish();
     let (ca, pattern) = pattern?;
-    Some(IdentitySource { name: name?, pattern, ca, roles })
+    Some(IdentitySource { name: name?, pattern, ca, roles, limits })
+}
+
+fn read_identity_limits(table: TableReader<'_>) -> IdentityLimits {
+    // What is left out is as the config says; the hint of a mistake names the config's own default.
+    let number = |key, bounds: RangeInclusive<u64>, usual| {
+        let value = table.number(key, bounds, usual);
+        table.has(key).then_some(value).and_then(|value| u32::try_from(value).ok())
+    };
+    let limits = IdentityLimits {
+        calls: number("calls", 1..=100_000, 512),
+        streams: number("streams", 1..=100_000, 2048),
+        watches: number("watches", 1..=1_000_000, 20_000),
+        requests_per_second: number("requests_per_second", 0..=1_000_000, 0),
+    };
+    table.finish();
+    limits
 }
 
 fn read_pattern(table: TableReader<'_>) -> Option<(Located<String>, CertificatePattern)> {

@@ -107,18 +107,28 @@ fn read_head<'c>(
 ) -> Result<Head<'c>, Refusal> {
     let identified =
         client.identified.as_ref().map_err(|nobody| Refusal::NoPrincipal(nobody.clone()))?;
+    let rpc = Rpc::from_path(path);
+    // Before anything else is looked at: what will be denied or refused counts as well.
+    if !rpc.is_some_and(is_never_throttled) && !identified.takes_request(core) {
+        return Err(Refusal::Rate);
+    }
     if parts.method != Method::POST {
         return Err(Refusal::Method);
     }
-    let rpc = Rpc::from_path(path).ok_or(Refusal::UnknownPath)?;
+    let rpc = rpc.ok_or(Refusal::UnknownPath)?;
     let metadata = Metadata::read(&parts.headers)?;
     let share = if rpc.is_open_ended() {
-        identified.share.open_ended_call(core.limits.streams_per_principal)
+        identified.share.open_ended_call(identified.bounds.streams)
     } else {
-        identified.share.call(core.limits.calls_per_principal)
+        identified.share.call(identified.bounds.calls)
     };
     let share = share.ok_or(Refusal::Share)?;
     Ok(Head { identified, rpc, metadata, share })
+}
+
+/// A lease that is not kept alive takes its keys with it, and a probe must not fail for a busy program.
+fn is_never_throttled(rpc: Rpc) -> bool {
+    matches!(rpc, Rpc::LeaseKeepAlive | Rpc::HealthCheck | Rpc::HealthList | Rpc::HealthWatch)
 }
 
 /// Phase one, second half: nothing of the request is believed before it is whole and has one

@@ -8,9 +8,10 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::ending::Ending;
+use super::rate::Rate;
 use super::share::Share;
 use super::{Core, http1, http2};
-use crate::audit::{ConnectionId, Event, OpenConnection, QueueShare, Record};
+use crate::audit::{ConnectionId, Event, OpenConnection, QueueShare, Record, Recorder};
 use crate::clock;
 use crate::identity::CertificateFacts;
 use crate::policy::{Identification, NoPrincipal};
@@ -31,8 +32,49 @@ pub(super) struct Identified {
     pub(super) name: Arc<str>,
     pub(super) identification: Identification,
     pub(super) share: Rc<Share>,
+    pub(super) bounds: Bounds,
+    /// `None` is no limit.
+    rate: Option<Arc<Rate>>,
     /// Its part of the room for audit records.
     pub(super) queue_share: Arc<QueueShare>,
+}
+
+/// What this principal may use at a time, per core.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) calls: u32,
+    pub(super) streams: u32,
+    pub(super) watches: u32,
+}
+
+impl Identified {
+    fn new(core: &Core, identification: Identification, recorder: &Recorder) -> Self {
+        let name: Arc<str> = identification.principal.to_string().into();
+        let share = core.shares.borrow_mut().of(&identification.principal);
+        let queue_share = recorder.share_of(Some(&name));
+        let (own, limits) = (identification.limits, &core.limits);
+        let bounds = Bounds {
+            calls: own.calls.unwrap_or(limits.calls_per_principal),
+            streams: own.streams.unwrap_or(limits.streams_per_principal),
+            watches: own.watches.unwrap_or(limits.watches_per_principal),
+        };
+        let per_second =
+            own.requests_per_second.unwrap_or(limits.requests_per_second_per_principal);
+        let now = core.started.elapsed();
+        let rate =
+            (per_second > 0).then(|| core.rates.of(&identification.principal, per_second, now));
+        Self { name, identification, share, bounds, rate, queue_share }
+    }
+
+    /// Counts one request; false when the principal makes too many.
+    pub(super) fn takes_request(&self, core: &Core) -> bool {
+        let Some(rate) = &self.rate else { return true };
+        let taken = rate.take(core.started.elapsed());
+        if !taken {
+            core.metrics.throttled.inc();
+        }
+        taken
+    }
 }
 
 /// Serves a connection until it ends, or until `draining` turns true and its calls have ended.
@@ -95,12 +137,8 @@ async fn identify(
         Err(error) => Err(error.to_string()),
     };
     let recorder = core.recorder.all_cores();
-    let identified = identified.map(|identification| {
-        let name = identification.principal.to_string().into();
-        let share = core.shares.borrow_mut().of(&identification.principal);
-        let queue_share = recorder.share_of(Some(&name));
-        Identified { name, identification, share, queue_share }
-    });
+    let identified =
+        identified.map(|identification| Identified::new(core, identification, recorder));
     let queue_share = match &identified {
         Ok(identified) => Arc::clone(&identified.queue_share),
         Err(_) => recorder.share_of(None),

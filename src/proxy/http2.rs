@@ -68,9 +68,8 @@ pub(super) async fn serve(
     let mut session = Session::new(core, connection, guard);
     let (share, streams_max) = match &client.identified {
         Ok(identified) => {
-            let calls = core.limits.calls_per_principal;
-            let streams = core.limits.streams_per_principal;
-            (Rc::clone(&identified.share), calls.saturating_add(streams))
+            let bounds = identified.bounds;
+            (Rc::clone(&identified.share), bounds.calls.saturating_add(bounds.streams))
         }
         Err(_) => (Rc::default(), NOBODY_STREAMS_MAX),
     };

@@ -11,6 +11,7 @@ mod guard;
 mod http1;
 mod http2;
 mod page;
+mod rate;
 mod refuse;
 mod relay;
 mod reply;
@@ -19,6 +20,7 @@ mod share;
 mod stream;
 
 pub use connection::serve;
+pub use rate::Rates;
 pub use refuse::Refusal;
 pub use share::Shares;
 
@@ -69,6 +71,10 @@ pub struct Limits {
     pub calls_per_principal: u32,
     /// Streams of one principal to etcd at a time, per core, and calls that wait for others.
     pub streams_per_principal: u32,
+    /// Watches of one principal at a time, per core; etcd keeps each in memory.
+    pub watches_per_principal: u32,
+    /// Requests of one principal, over all cores; 0 is no limit.
+    pub requests_per_second_per_principal: u32,
     /// Messages of one principal in memory at a time, per core.
     pub request_bytes_per_principal: usize,
     /// How long a call may take in all; a shorter `grpc-timeout` counts.
@@ -96,6 +102,10 @@ pub struct Core {
     pub http: HttpClient,
     /// What principals use of this core.
     pub shares: RefCell<Shares>,
+    /// How many requests principals make; shared by every core.
+    pub rates: Arc<Rates>,
+    /// When the process began; the time of `rates`.
+    pub started: tokio::time::Instant,
     /// Bounds.
     pub limits: Limits,
     /// Calls that have not ended.

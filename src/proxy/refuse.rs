@@ -39,6 +39,9 @@ pub enum Refusal {
     /// The principal uses all of its share.
     #[error("the principal uses all of its share")]
     Share,
+    /// The principal makes too many requests in a second.
+    #[error("the principal makes too many requests in a second")]
+    Rate,
 }
 
 impl Refusal {
@@ -55,6 +58,7 @@ impl Refusal {
             Self::Aborted => "aborted",
             Self::Slow => "slow",
             Self::Share => "share",
+            Self::Rate => "rate",
         }
     }
 
@@ -89,7 +93,7 @@ impl Refusal {
             Self::Slow => {
                 Status::new(Code::DeadlineExceeded, "ringfence: the request was not whole in time")
             }
-            Self::Share => Status::new(Code::ResourceExhausted, TOO_MANY_REQUESTS),
+            Self::Share | Self::Rate => Status::new(Code::ResourceExhausted, TOO_MANY_REQUESTS),
         })
     }
 }

@@ -14,8 +14,6 @@ pub struct Shares(HashMap<Principal, Weak<Share>>);
 
 /// Replies of one principal that are taken in whole at a time, per core; others wait.
 const WHOLE_REPLIES: usize = 8;
-/// Watches of one principal at a time, per core; etcd keeps each in memory.
-const WATCHES_MAX: u32 = 20_000;
 
 /// One principal's use.
 #[derive(Debug)]
@@ -58,9 +56,9 @@ impl WatchShare {
     }
 
     /// Counts one more; false when the principal has too many.
-    pub(super) fn add(&mut self) -> bool {
+    pub(super) fn add(&mut self, watches_max: u32) -> bool {
         let all = self.share.watches.get();
-        let fits = all < WATCHES_MAX;
+        let fits = all < watches_max;
         if fits {
             self.share.watches.set(all + 1);
             self.watches += 1;

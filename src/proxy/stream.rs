@@ -249,18 +249,29 @@ impl Stream<'_> {
         let call = self.call.message(self.end.requests);
         self.head.share.hold_bytes(self.splitter.buffered_bytes(), usize::MAX);
         let rpc = self.head.rpc;
+        let throttled =
+            rpc != Rpc::LeaseKeepAlive && !self.head.identified.takes_request(self.core);
         let request = match read_request(self.core, self.head.identified, rpc, message) {
             Ok(request) => request,
             Err(error @ Malformed::Request(InvalidRequest::Range(_))) if rpc == Rpc::Watch => {
-                self.record_refusal(call, &error.into()).await?;
-                self.answer_watch(WATCH_RANGE_EMPTY);
+                let (refusal, text) = if throttled {
+                    (Refusal::Rate, TOO_MANY_WATCHES)
+                } else {
+                    (error.into(), WATCH_RANGE_EMPTY)
+                };
+                self.record_refusal(call, &refusal).await?;
+                self.answer_watch(text);
                 return Ok(());
             }
             Err(error) => return Err(self.refuse(call, &error.into()).await),
         };
         let creates = matches!(request.touches().first(), Some(Touch::Key { .. }));
-        if creates && !self.watches.add() {
-            self.record_refusal(call, &Refusal::Share).await?;
+        if throttled && !creates {
+            return Err(self.refuse(call, &Refusal::Rate).await);
+        }
+        if throttled || creates && !self.watches.add(self.head.identified.bounds.watches) {
+            let refusal = if throttled { Refusal::Rate } else { Refusal::Share };
+            self.record_refusal(call, &refusal).await?;
             self.answer_watch(TOO_MANY_WATCHES);
             return Ok(());
         }

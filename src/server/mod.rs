@@ -95,6 +95,7 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
         acceptor: Arc::new(acceptor),
         upstream: config.upstream.clone(),
         reachability: Arc::clone(&reachability),
+        rates: Arc::default(),
         limits: config.limits.clone(),
         leases: Arc::new(leases),
         advertise: Arc::new(config.advertise),

@@ -17,7 +17,7 @@ use crate::audit::fold::RefusalFold;
 use crate::audit::{ConnectionId, Recorder};
 use crate::metrics::Metrics;
 use crate::policy::{LeaseKeys, Policy};
-use crate::proxy::{self, Advertise, Core, Limits, OpenCalls, Shares};
+use crate::proxy::{self, Advertise, Core, Limits, OpenCalls, Rates, Shares};
 use crate::tls::Acceptor;
 use crate::upstream::{self, HttpClient, Pool, Reachability};
 
@@ -36,6 +36,7 @@ pub(super) struct Shared {
     pub(super) acceptor: Arc<Acceptor>,
     pub(super) upstream: upstream::Config,
     pub(super) reachability: Arc<Reachability>,
+    pub(super) rates: Arc<Rates>,
     pub(super) limits: Limits,
     pub(super) leases: Arc<LeaseKeys>,
     pub(super) advertise: Arc<Advertise>,
@@ -120,6 +121,7 @@ impl Workers {
 
 /// Starts the cores.
 pub(super) fn start(cores: usize, shared: &Shared) -> std::io::Result<Workers> {
+    let started = Instant::now();
     let mut workers = Workers { handles: Vec::new(), threads: Vec::new() };
     for core in 0..cores.max(1) {
         let (sockets, arriving) = mpsc::channel(SOCKETS_WAITING_MAX);
@@ -129,7 +131,7 @@ pub(super) fn start(cores: usize, shared: &Shared) -> std::io::Result<Workers> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name(format!("core-{core}")).spawn(move || {
             let local = LocalSet::new();
-            runtime.block_on(local.run_until(serve(shared, arriving, connections)))
+            runtime.block_on(local.run_until(serve(shared, arriving, connections, started)))
         })?;
         workers.threads.push(thread);
     }
@@ -141,6 +143,7 @@ async fn serve(
     shared: Shared,
     mut arriving: mpsc::Receiver<Socket>,
     connections: Arc<AtomicUsize>,
+    started: Instant,
 ) -> bool {
     let mut draining = shared.draining.clone();
     let core = Rc::new(Core {
@@ -152,6 +155,8 @@ async fn serve(
         metrics: shared.metrics,
         acceptor: shared.acceptor,
         shares: RefCell::new(Shares::default()),
+        rates: shared.rates,
+        started,
         limits: shared.limits,
         open_calls: OpenCalls::default(),
         leases: shared.leases,

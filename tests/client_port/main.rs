@@ -27,6 +27,7 @@ mod limits;
 mod malformed;
 mod neighbours;
 mod outage;
+mod rates;
 mod session;
 mod snapshot;
 mod transport;

@@ -24,7 +24,7 @@ use super::share::CallShare;
 use crate::audit::event::{DecisionEvent, PATH_CHARS_MAX, Path};
 use crate::audit::{CallId, Event, Record, Recorded, RecordedTouches, Unavailable, Verdict};
 use crate::clock;
-use crate::etcd::{Page, PageRequest, Rpc};
+use crate::etcd::{Page, PageRequest, Rpc, StoreVerb};
 use crate::metrics;
 use crate::policy::{Cause, HttpDecision, HttpDenial, HttpPermit, decide_http};
 use refuse::{HttpRefusal, audit_unavailable, text};
@@ -92,7 +92,13 @@ fn read<'c>(
     let head = request.head;
     let identified =
         client.identified.as_ref().map_err(|nobody| HttpRefusal::NoPrincipal(nobody.clone()))?;
-    let page = page_of(head).ok_or(HttpRefusal::UnknownPath)?;
+    let page = page_of(head);
+    // First of all, so that no mistake is free; but a probe must not fail for a busy program.
+    let is_health = page.is_some_and(|page| page.verb() == StoreVerb::Health);
+    if !is_health && !identified.takes_request(core) {
+        return Err(HttpRefusal::Rate);
+    }
+    let page = page.ok_or(HttpRefusal::UnknownPath)?;
     if head.method != Method::GET {
         return Err(HttpRefusal::Method);
     }
@@ -109,8 +115,7 @@ fn read<'c>(
         return Err(HttpRefusal::Body);
     }
     let page = PageRequest::read(page, head.uri.query())?;
-    let mut share =
-        identified.share.call(core.limits.calls_per_principal).ok_or(HttpRefusal::Share)?;
+    let mut share = identified.share.call(identified.bounds.calls).ok_or(HttpRefusal::Share)?;
     if !share.add_page(PAGES_PER_PRINCIPAL) {
         return Err(HttpRefusal::Share);
     }

@@ -30,6 +30,8 @@ pub(super) enum HttpRefusal {
     Query(#[from] InvalidQuery),
     #[error("the principal uses all of its share")]
     Share,
+    #[error("the principal makes too many requests in a second")]
+    Rate,
 }
 
 impl HttpRefusal {
@@ -43,6 +45,7 @@ impl HttpRefusal {
             Self::Body => "body",
             Self::Query(_) => "query",
             Self::Share => "share",
+            Self::Rate => "rate",
         }
     }
 
@@ -54,7 +57,7 @@ impl HttpRefusal {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Host | Self::Upgrade | Self::Body | Self::Query(_) => StatusCode::BAD_REQUEST,
-            Self::Share => StatusCode::TOO_MANY_REQUESTS,
+            Self::Share | Self::Rate => StatusCode::TOO_MANY_REQUESTS,
         };
         let mut response = text(status, &self.to_string());
         if status == StatusCode::METHOD_NOT_ALLOWED {

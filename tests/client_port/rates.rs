@@ -1,0 +1,124 @@
+//! What one identity may use: requests in a second, calls, streams and watches of its own.
+
+use prost::Message as _;
+use ringfence::etcd::pb::etcdserverpb::watch_request::RequestUnion;
+use ringfence::etcd::pb::etcdserverpb::{RangeRequest, WatchResponse};
+
+use crate::support::{Etcd, Pki, RawClient, Ringfence, framed};
+use crate::watch::{WATCH, create, request};
+
+const RANGE: &str = "/etcdserverpb.KV/Range";
+/// A tenant with limits of its own.
+const POLICY: &str = r#"
+[[identity]]
+name = "tenant"
+match = { ca = "tenants", uri = "spiffe://example.org/tenant/*" }
+roles = ["tenant"]
+limits = { watches = 2, streams = 1, requests_per_second = 5 }
+[[role]]
+name = "tenant"
+rules = [{ prefix = "/tenants/${uri.path.2}/", allow = ["get", "list", "watch"] }]
+"#;
+/// Many, against a rate of one in a second.
+const FLOOD: usize = 60;
+
+fn range_of(key: &str) -> RangeRequest {
+    RangeRequest { key: key.to_owned().into(), ..Default::default() }
+}
+
+/// How many of a flood ended with each of these codes, in that order; all had to end with one.
+async fn flood(client: &RawClient, path: &str, message: &[u8], codes: [u16; 2]) -> [usize; 2] {
+    let mut counts = [0; 2];
+    for _ in 0..FLOOD {
+        let reply = client.call(path, &[], framed(message)).await;
+        let place = codes.iter().position(|code| Some(*code) == reply.grpc_status);
+        counts[place.unwrap_or_else(|| panic!("{reply:?}"))] += 1;
+    }
+    counts
+}
+
+/// The attack: what costs the attacker nothing. Denied, malformed and unknown requests come out of the
+/// same bucket as allowed ones, over all connections and cores.
+#[tokio::test]
+async fn a_flood_of_denials_malformed_and_unknown_requests_uses_up_the_rate() {
+    let denied = range_of("/tenants/globex/x").encode_to_vec();
+    for (path, message, code) in [
+        (RANGE, denied.as_slice(), 7),
+        (RANGE, b"\xff".as_slice(), 3),
+        ("/etcdserverpb.KV/None", b"".as_slice(), 12),
+    ] {
+        let pki = Pki::make();
+        let etcd = Etcd::start_plain("3.7");
+        let rate = "[limits]\nrequests_per_second_per_principal = 1\n";
+        let mut ringfence = Ringfence::start_with(&pki, &etcd.endpoint(), rate);
+        let globex = RawClient::connect(&pki, "globex", ringfence.port).await;
+        let mut throttled = 0;
+        for _ in 0..2 {
+            // A new connection brings no new burst, on whichever core it is.
+            let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+            throttled += flood(&acme, path, message, [code, 8]).await[1];
+        }
+        assert!(throttled > 0, "{path}");
+        let reply = globex.unary(RANGE, &range_of("/tenants/globex/x")).await;
+        assert_eq!(reply.grpc_status, Some(0), "the neighbour has its own: {reply:?}");
+        let metric = format!("ringfence_throttled_total {throttled}\n");
+        assert!(ringfence.metrics().contains(&metric), "{metric}");
+        let decisions = ringfence.decisions();
+        assert_eq!(decisions.len(), 2 * FLOOD + 1, "one record for each request");
+        let rate = |record: &&serde_json::Value| {
+            record["reason"] == "rate" && record["verdict"] == "refuse"
+        };
+        assert_eq!(decisions.iter().filter(rate).count(), throttled);
+    }
+}
+
+#[tokio::test]
+async fn a_throttled_client_hears_etcds_text_and_its_health_and_keep_alives_go_on() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let rate = "[limits]\nrequests_per_second_per_principal = 1\n";
+    let ringfence = Ringfence::start_with(&pki, &etcd.endpoint(), rate);
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let mut told = None;
+    for _ in 0..FLOOD {
+        let reply = acme.unary(RANGE, &range_of("/tenants/acme/x")).await;
+        let health = acme.call("/grpc.health.v1.Health/Check", &[], framed(b"")).await;
+        assert_ne!(health.grpc_status, Some(8), "{health:?}");
+        let renewed =
+            acme.call("/etcdserverpb.Lease/LeaseKeepAlive", &[], framed(b"\x08\x01")).await;
+        assert_ne!(renewed.grpc_status, Some(8), "{renewed:?}");
+        if reply.grpc_status == Some(8) {
+            told = Some(reply.grpc_message);
+        }
+    }
+    assert_eq!(told.as_deref(), Some("etcdserver: too many requests"));
+}
+
+/// A tenant that opens watches without end has those that its identity may have.
+#[tokio::test]
+async fn an_identity_has_limits_of_its_own() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let ringfence = Ringfence::start_with_policy(&pki, &etcd.endpoint(), POLICY, "");
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let watch = request(RequestUnion::CreateRequest(create("/tenants/acme/a", "")));
+    let mut stream = acme.stream(WATCH).await;
+    for _ in 0..2 {
+        stream.send(&watch);
+        let made: WatchResponse = stream.next().await;
+        assert!(made.created && !made.canceled, "{made:?}");
+    }
+    for _ in 0..FLOOD {
+        stream.send(&watch);
+        let refused: WatchResponse = stream.next().await;
+        let reason = "rpc error: code = ResourceExhausted desc = etcdserver: too many requests";
+        assert!(refused.canceled && refused.cancel_reason == reason, "{refused:?}");
+    }
+    let counted = ringfence.metrics();
+    assert!(!counted.contains("ringfence_throttled_total 0\n"), "messages count as well");
+    let mut health_watch = acme.stream("/grpc.health.v1.Health/Watch").await;
+    health_watch.send_bytes(b"");
+    health_watch.finish();
+    let end = health_watch.expect_end().await;
+    assert_eq!(end.grpc_status, Some(8), "a second stream: {end:?}");
+}
