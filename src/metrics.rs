@@ -74,7 +74,7 @@ pub struct Metrics {
     pub upstream_connections: Gauge,
     /// Failed attempts to connect upstream.
     pub upstream_connect_failures: Counter,
-    /// Requests beyond the rate of their principal.
+    /// Requests beyond a rate of their principal, and replies longer than it may have.
     pub throttled: Counter,
     /// Records written.
     pub audit_records: Counter<u64, AtomicU64>,
@@ -130,7 +130,7 @@ impl Default for Metrics {
         );
         registry.register(
             "throttled",
-            "Requests beyond the rate of their principal",
+            "Requests beyond a rate of their principal, and replies longer than it may have",
             metrics.throttled.clone(),
         );
         registry.register("audit_records", "Audit records written", metrics.audit_records.clone());

@@ -265,6 +265,8 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
     let named = ["Some(\"", "then_some(\"", "audit_unavailable(), \"", "shutting_down(), \""];
     faults.extend(literals(&ends, &named));
     faults.extend(literals(&ends, &["(status, \""]));
+    let refused = ["permission_denied(), \"", "audit_unavailable(), \"", "(status, \""];
+    faults.extend(literals(&authorize, &refused));
     faults.extend(literals(&source("src/audit/recorder.rs"), &["fault: Some(\""]));
     assert_eq!(first_column(&format, "fault"), faults);
 }

@@ -72,6 +72,8 @@ pub(super) struct RawLimits {
     pub(super) streams_per_principal: u64,
     pub(super) watches_per_principal: u64,
     pub(super) requests_per_second_per_principal: u64,
+    pub(super) bytes_per_second_per_principal: u64,
+    pub(super) reply_bytes: u64,
     pub(super) request_bytes_per_principal: u64,
     pub(super) call_timeout_seconds: u64,
     pub(super) drain_timeout_seconds: u64,
@@ -225,6 +227,8 @@ impl Default for RawLimits {
             streams_per_principal: 2048,
             watches_per_principal: 20_000,
             requests_per_second_per_principal: 0,
+            bytes_per_second_per_principal: 0,
+            reply_bytes: 0,
             request_bytes_per_principal: 32 << 20,
             call_timeout_seconds: 60,
             drain_timeout_seconds: 10,
@@ -281,11 +285,6 @@ fn read_limits(table: TableReader<'_>) -> RawLimits {
             safe.streams_per_principal,
         ),
         watches_per_principal: number("watches_per_principal", 1..=1_000_000, watches),
-        requests_per_second_per_principal: number(
-            "requests_per_second_per_principal",
-            0..=1_000_000,
-            safe.requests_per_second_per_principal,
-        ),
         request_bytes_per_principal: number(
             "request_bytes_per_principal",
             1024..=1 << 32,
@@ -297,10 +296,31 @@ fn read_limits(table: TableReader<'_>) -> RawLimits {
             0..=3600,
             safe.drain_timeout_seconds,
         ),
+        ..read_rates(&table)
     };
     check_share(&table, &limits);
     table.finish();
     limits
+}
+
+/// What a principal may use in a second, and at once. The other limits are the defaults.
+fn read_rates(table: &TableReader<'_>) -> RawLimits {
+    let safe = RawLimits::default();
+    let number = |key, range, safe| table.number(key, range, safe);
+    RawLimits {
+        bytes_per_second_per_principal: number(
+            "bytes_per_second_per_principal",
+            0..=1 << 40,
+            safe.bytes_per_second_per_principal,
+        ),
+        reply_bytes: number("reply_bytes", 0..=1 << 40, safe.reply_bytes),
+        requests_per_second_per_principal: number(
+            "requests_per_second_per_principal",
+            0..=1_000_000,
+            safe.requests_per_second_per_principal,
+        ),
+        ..safe
+    }
 }
 
 /// A share that one request could not fit into would refuse every large one.

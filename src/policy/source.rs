@@ -36,6 +36,10 @@ pub struct IdentityLimits {
     pub watches: Option<u32>,
     /// Over all cores; 0 is no limit.
     pub requests_per_second: Option<u32>,
+    /// Bytes of requests and replies, over all cores; 0 is no limit.
+    pub bytes_per_second: Option<u64>,
+    /// Bytes of one reply of a call of KV; 0 is no limit.
+    pub reply_bytes: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -130,13 +134,17 @@ fn read_identity_limits(table: TableReader<'_>) -> IdentityLimits {
     // What is left out is as the config says; the hint of a mistake names the config's own default.
     let number = |key, bounds: RangeInclusive<u64>, usual| {
         let value = table.number(key, bounds, usual);
-        table.has(key).then_some(value).and_then(|value| u32::try_from(value).ok())
+        table.has(key).then_some(value)
     };
+    let small =
+        |key, bounds, usual| number(key, bounds, usual).and_then(|value| u32::try_from(value).ok());
     let limits = IdentityLimits {
-        calls: number("calls", 1..=100_000, 512),
-        streams: number("streams", 1..=100_000, 2048),
-        watches: number("watches", 1..=1_000_000, 20_000),
-        requests_per_second: number("requests_per_second", 0..=1_000_000, 0),
+        calls: small("calls", 1..=100_000, 512),
+        streams: small("streams", 1..=100_000, 2048),
+        watches: small("watches", 1..=1_000_000, 20_000),
+        requests_per_second: small("requests_per_second", 0..=1_000_000, 0),
+        bytes_per_second: number("bytes_per_second", 0..=1 << 40, 0),
+        reply_bytes: number("reply_bytes", 0..=1 << 40, 0),
     };
     table.finish();
     limits

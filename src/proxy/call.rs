@@ -142,6 +142,7 @@ async fn read_message(
     while let Some(chunk) = body.data().await {
         let chunk = chunk.map_err(|_| Refusal::Aborted)?;
         let bytes = chunk.len();
+        head.identified.charge_bytes(core, bytes);
         if !head.share.add_bytes(bytes, core.limits.request_bytes_per_principal) {
             return Err(Refusal::Share);
         }

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::ending::Ending;
-use super::rate::Rate;
+use super::rate::{PerSecond, Rate};
 use super::share::Share;
 use super::{Core, http1, http2};
 use crate::audit::{ConnectionId, Event, OpenConnection, QueueShare, Record, Recorder};
@@ -39,12 +39,14 @@ pub(super) struct Identified {
     pub(super) queue_share: Arc<QueueShare>,
 }
 
-/// What this principal may use at a time, per core.
+/// What this principal may use at a time, per core, and how much at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) calls: u32,
     pub(super) streams: u32,
     pub(super) watches: u32,
+    /// Bytes of one reply of a call of KV; 0 is no limit.
+    pub(super) reply_bytes: u64,
 }
 
 impl Identified {
@@ -57,13 +59,30 @@ impl Identified {
             calls: own.calls.unwrap_or(limits.calls_per_principal),
             streams: own.streams.unwrap_or(limits.streams_per_principal),
             watches: own.watches.unwrap_or(limits.watches_per_principal),
+            reply_bytes: own.reply_bytes.unwrap_or(limits.reply_bytes),
         };
-        let per_second =
-            own.requests_per_second.unwrap_or(limits.requests_per_second_per_principal);
-        let now = core.started.elapsed();
-        let rate =
-            (per_second > 0).then(|| core.rates.of(&identification.principal, per_second, now));
+        let requests =
+            own.requests_per_second.map_or(limits.requests_per_second_per_principal, u64::from);
+        let bytes = own.bytes_per_second.unwrap_or(limits.bytes_per_second_per_principal);
+        let per_second = PerSecond { requests, bytes };
+        let rate = core.rates.of(&identification.principal, per_second, core.started.elapsed());
         Self { name, identification, share, bounds, rate, queue_share }
+    }
+
+    /// Counts bytes of a request or a reply.
+    pub(super) fn charge_bytes(&self, core: &Core, bytes: usize) {
+        if let Some(rate) = &self.rate {
+            rate.charge_bytes(core.started.elapsed(), bytes);
+        }
+    }
+
+    /// Whether a reply may have so many bytes; counts it when it may not.
+    pub(super) fn takes_reply(&self, core: &Core, bytes: u64) -> bool {
+        let takes = self.bounds.reply_bytes == 0 || bytes <= self.bounds.reply_bytes;
+        if !takes {
+            core.metrics.throttled.inc();
+        }
+        takes
     }
 
     /// Counts one request; false when the principal makes too many.

@@ -74,7 +74,11 @@ pub struct Limits {
     /// Watches of one principal at a time, per core; etcd keeps each in memory.
     pub watches_per_principal: u32,
     /// Requests of one principal, over all cores; 0 is no limit.
-    pub requests_per_second_per_principal: u32,
+    pub requests_per_second_per_principal: u64,
+    /// Bytes of one principal's requests and replies a second, over all cores; 0 is no limit.
+    pub bytes_per_second_per_principal: u64,
+    /// Bytes of one reply of a call of KV; 0 is no limit.
+    pub reply_bytes: u64,
     /// Messages of one principal in memory at a time, per core.
     pub request_bytes_per_principal: usize,
     /// How long a call may take in all; a shorter `grpc-timeout` counts.

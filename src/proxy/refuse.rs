@@ -139,6 +139,11 @@ pub(super) fn shutting_down() -> Status {
     Status::new(Code::Unavailable, "ringfence: shutting down")
 }
 
+/// What a client hears when a reply is longer than it may have; etcd has done what was asked.
+pub(super) fn reply_too_large() -> (Status, &'static str) {
+    (Status::new(Code::ResourceExhausted, TOO_MANY_REQUESTS), "reply_too_large")
+}
+
 /// What a client hears when its time is over.
 pub(super) fn timed_out() -> (Status, &'static str) {
     (Status::new(Code::DeadlineExceeded, "ringfence: the call took too long"), "timeout")

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::authorize::Asking;
-use super::refuse::{forward_failed, shutting_down, timed_out};
+use super::refuse::{forward_failed, reply_too_large, shutting_down, timed_out};
 use super::reply::{Rewrite, Whole, collect};
 use super::respond::{Told, answer, copy_status, response_head};
 use crate::audit::{Outcome, Recorded};
@@ -46,6 +46,9 @@ enum RelayError {
     /// ringfence ends, and the reply would have no end.
     #[error("ringfence ends")]
     ShuttingDown,
+    /// The reply is longer than the principal may have.
+    #[error("the reply is too large")]
+    TooLarge,
     /// What etcd says is not for this client.
     #[error("the reply is withheld")]
     Withheld(Status),
@@ -91,6 +94,7 @@ impl RelayError {
             Self::Forward(error) => forward_failed(&error),
             Self::TimedOut | Self::ClientGone => timed_out(),
             Self::ShuttingDown => (shutting_down(), "shutting_down"),
+            Self::TooLarge => reply_too_large(),
             Self::Withheld(status) => (status, "withheld"),
         }
     }
@@ -132,7 +136,8 @@ async fn relay(
     match Rewrite::of(permit.rpc(), permit.touches()) {
         None => {
             let endless = Endless::of(permit.rpc(), asking.core);
-            let passing = pass_through(&mut reply, endless, respond, progress);
+            let from = (&mut reply, permit.rpc());
+            let passing = pass_through(asking, from, endless, respond, progress);
             let passed = waiting.until_deadline(passing).await;
             if passed.is_err() && permit.rpc().writes() {
                 settle(asking.core, Box::pin(read_to_end(&mut reply, progress))).await;
@@ -236,7 +241,8 @@ impl Endless {
 }
 
 async fn pass_through(
-    reply: &mut Reply,
+    asking: &Asking<'_>,
+    (reply, rpc): (&mut Reply, Rpc),
     mut endless: Option<Endless>,
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
@@ -248,12 +254,16 @@ async fn pass_through(
     let stream = progress.body.insert(stream.map_err(|_| RelayError::ClientGone)?);
     while let Some(chunk) = next_chunk(&mut reply.body, stream, endless.as_mut()).await? {
         let bytes = chunk.len();
+        if rpc.reads_values() {
+            check_size(asking, &chunk, progress.response_bytes)?;
+        }
         progress.scan.push(&chunk);
         if let Some(endless) = &mut endless {
             endless.scan.push(&chunk, |_| ());
         }
         send_all(stream, chunk, false).await.map_err(|_| RelayError::ClientGone)?;
         progress.response_bytes += bytes as u64;
+        asking.identified.charge_bytes(asking.core, bytes);
         // Only now may etcd send more: a reader that stops, stops etcd.
         let released = reply.body.flow_control().release_capacity(bytes);
         released.map_err(ForwardError::Broken)?;
@@ -262,6 +272,18 @@ async fn pass_through(
     let mut sent = HeaderMap::new();
     progress.told = Some(copy_status(&trailers.unwrap_or_default(), &mut sent));
     stream.send_trailers(sent).map_err(|_| RelayError::ClientGone)
+}
+
+/// Whether the principal may have this much of a reply. A message says ahead how long it is, so of one
+/// that is too long not a byte goes through; of a stream, what came before.
+fn check_size(asking: &Asking<'_>, chunk: &[u8], before: u64) -> Result<(), RelayError> {
+    let announced = match chunk.first_chunk::<5>() {
+        Some([_, length @ ..]) if before == 0 => u64::from(u32::from_be_bytes(*length)),
+        _ => 0,
+    };
+    let bytes = announced.max(before + chunk.len() as u64);
+    let takes = asking.identified.takes_reply(asking.core, bytes);
+    if takes { Ok(()) } else { Err(RelayError::TooLarge) }
 }
 
 /// What etcd sends next; `None` at the end. The client may go while etcd is silent, and whoever
@@ -325,6 +347,7 @@ async fn rewritten(
     let message = framed(&message);
     progress.scan.push(&message);
     progress.response_bytes += message.len() as u64;
+    asking.identified.charge_bytes(asking.core, message.len());
     let stream = respond.send_response(response_head(), false);
     let stream = progress.body.insert(stream.map_err(|_| RelayError::ClientGone)?);
     // A client that takes nothing must not keep it for longer than a call may take.

@@ -218,6 +218,7 @@ impl Stream<'_> {
 
     async fn take(&mut self, chunk: &Bytes) -> Result<(), Ended> {
         self.splitter.push(chunk);
+        self.head.identified.charge_bytes(self.core, chunk.len());
         let released = self.requests.flow_control().release_capacity(chunk.len());
         released.map_err(|_| Ended::ClientGone)?;
         let bytes_max = self.core.limits.request_bytes_per_principal;
@@ -266,10 +267,12 @@ impl Stream<'_> {
             Err(error) => return Err(self.refuse(call, &error.into()).await),
         };
         let creates = matches!(request.touches().first(), Some(Touch::Key { .. }));
-        if throttled && !creates {
+        // A cancel makes room, and to refuse it would end all watches of the stream.
+        let cancels = matches!(request.touches().first(), Some(Touch::CancelWatch(_)));
+        if throttled && !creates && !cancels {
             return Err(self.refuse(call, &Refusal::Rate).await);
         }
-        if throttled || creates && !self.watches.add(self.head.identified.bounds.watches) {
+        if creates && (throttled || !self.watches.add(self.head.identified.bounds.watches)) {
             let refusal = if throttled { Refusal::Rate } else { Refusal::Share };
             self.record_refusal(call, &refusal).await?;
             self.answer_watch(TOO_MANY_WATCHES);
@@ -390,6 +393,7 @@ impl Stream<'_> {
         }
         let bytes = chunk.len();
         self.end.response_bytes += bytes as u64;
+        self.head.identified.charge_bytes(self.core, bytes);
         self.send(chunk).await?;
         // Only now may etcd send more: a reader that stops, stops etcd.
         match &mut self.etcd {

@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 use ringfence::etcd::pb::etcdserverpb::watch_request::RequestUnion;
-use ringfence::etcd::pb::etcdserverpb::{RangeRequest, WatchResponse};
+use ringfence::etcd::pb::etcdserverpb::{PutRequest, RangeRequest, WatchResponse};
 
 use crate::support::{Etcd, Pki, RawClient, Ringfence, framed};
 use crate::watch::{WATCH, create, request};
@@ -121,4 +121,43 @@ async fn an_identity_has_limits_of_its_own() {
     health_watch.finish();
     let end = health_watch.expect_end().await;
     assert_eq!(end.grpc_status, Some(8), "a second stream: {end:?}");
+}
+
+/// The attack: few requests, each with a reply of megabytes.
+#[tokio::test]
+async fn bytes_of_replies_are_owed_and_a_reply_that_is_too_long_does_not_go_through() {
+    let policy = POLICY
+        .replace("requests_per_second = 5", "bytes_per_second = 1048576, reply_bytes = 1048576")
+        .replace("\"watch\"", "\"watch\", \"put\"");
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let mut ringfence = Ringfence::start_with_policy(&pki, &etcd.endpoint(), &policy, "");
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let past = RawClient::connect_plain(etcd.port()).await;
+    for name in ["a", "b"] {
+        let key = format!("/tenants/acme/{name}");
+        let put =
+            PutRequest { key: key.into(), value: vec![7; 900_000].into(), ..Default::default() };
+        assert_eq!(past.unary("/etcdserverpb.KV/Put", &put).await.grpc_status, Some(0));
+    }
+    let all = RangeRequest { range_end: "/tenants/acme0".into(), ..range_of("/tenants/acme/") };
+    let too_long = acme.unary(RANGE, &all).await;
+    assert_eq!(too_long.grpc_status, Some(8), "{:?}", too_long.grpc_message);
+    assert!(too_long.data.is_empty(), "{} bytes went through", too_long.data.len());
+    // A whole one goes through; the next one owes it.
+    let one = range_of("/tenants/acme/a");
+    let replies = [acme.unary(RANGE, &one).await, acme.unary(RANGE, &one).await];
+    assert_eq!(replies.map(|reply| reply.grpc_status), [Some(0), Some(0)]);
+    let owed = acme.unary(RANGE, &one).await;
+    assert_eq!((owed.grpc_status, &*owed.grpc_message), (Some(8), "etcdserver: too many requests"));
+    // Its neighbour owes nothing.
+    let globex = RawClient::connect(&pki, "globex", ringfence.port).await;
+    let quick = globex.unary(RANGE, &range_of("/tenants/globex/a")).await;
+    assert_eq!(quick.grpc_status, Some(0));
+    drop((acme, globex));
+    assert_eq!(ringfence.stop().code(), Some(0));
+    let records = ringfence.records();
+    let with =
+        |field: &str, name: &str| records.iter().filter(|record| record[field] == *name).count();
+    assert_eq!((with("fault", "reply_too_large"), with("reason", "rate")), (1, 1));
 }

@@ -203,6 +203,12 @@ impl Rpc {
         )
     }
 
+    /// Whether its answer may hold values of keys, as many as the client asks for.
+    #[must_use]
+    pub const fn reads_values(self) -> bool {
+        matches!(self, Self::Range | Self::RangeStream | Self::Put | Self::DeleteRange | Self::Txn)
+    }
+
     /// Whether its answer, or the next message of it, comes only when others do something.
     #[must_use]
     pub const fn waits_for_others(self) -> bool {
