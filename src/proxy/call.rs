@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use tokio::time::Instant;
 
 use super::authorize::{Asking, record_refusal, refusal_record};
@@ -61,13 +61,16 @@ pub(super) async fn serve<P>(
         // On the heap: the future of every other call stays small.
         return Box::pin(stream::serve(&core, &client, call, head, body, respond)).await;
     }
+    let ends = deadline(started, head.rpc, &head.metadata, core.limits.call_timeout);
+    // Also a call that may take as long as it likes has to begin.
+    let begun = started + core.limits.call_timeout;
+    let begun = ends.map_or(begun, |ends| ends.min(begun));
     let reading = read_message(&core, &mut head, &mut body);
-    let read = tokio::time::timeout(core.limits.call_timeout, reading).await;
+    let read = tokio::time::timeout_at(begun, reading).await;
     let message = match read.unwrap_or(Err(Refusal::Slow)) {
         Ok(message) => message,
         Err(refusal) => return refuse(&core, &client, call, path, &refusal, &mut respond).await,
     };
-    let ends = deadline(started, head.rpc, &head.metadata, core.limits.call_timeout);
     let asking = Asking {
         core: &core,
         identified: head.identified,
@@ -197,12 +200,19 @@ pub(super) fn refuse_at_once(
     call: CallId,
     path: &str,
     refusal: &Refusal,
+    is_plain_http: bool,
     respond: &mut SendResponse<Bytes>,
 ) {
     let recorded = {
         let record = refusal_record(core, client, call, path, refusal);
         core.recorder.try_record(&client.queue_share, record)
     };
+    if is_plain_http {
+        let mut page = http::Response::new(());
+        *page.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+        drop(respond.send_response(page, true));
+        return;
+    }
     let status =
         recorded.map_or_else(|Unavailable| Some(audit_unavailable()), |()| refusal.status());
     if let Some(status) = status {

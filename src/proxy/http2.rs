@@ -90,8 +90,10 @@ pub(super) async fn serve(
                 // streams on each of a thousand connections must not have a million of them.
                 let Some(place) = share.stream(streams_max) else {
                     let path = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
-                    let refusal = &Refusal::Share;
-                    call::refuse_at_once(core, &client, call, path, refusal, &mut respond);
+                    let nobody = client.identified.as_ref().err().cloned();
+                    let refusal = nobody.map_or(Refusal::Share, Refusal::NoPrincipal);
+                    let page = super::page::is_plain_http(&request);
+                    call::refuse_at_once(core, &client, call, path, &refusal, page, &mut respond);
                     continue;
                 };
                 let place = OpenStream::new(&session.activity, place);

@@ -139,6 +139,12 @@ async fn relay(
             let from = (&mut reply, permit.rpc());
             let passing = pass_through(asking, from, endless, respond, progress);
             let passed = waiting.until_deadline(passing).await;
+            // The client first: the rest may take as long again.
+            match &passed {
+                Err(RelayError::TimedOut) => end(respond, progress, &timed_out().0),
+                Err(RelayError::TooLarge) => end(respond, progress, &reply_too_large().0),
+                _ => {}
+            }
             if passed.is_err() && permit.rpc().writes() {
                 settle(asking.core, Box::pin(read_to_end(&mut reply, progress))).await;
             }
@@ -327,6 +333,9 @@ async fn rewritten(
     let whole = match waiting.until_end(respond, collecting.as_mut()).await {
         Ok(whole) => whole,
         Err(error) => {
+            if matches!(error, RelayError::TimedOut) {
+                end(respond, progress, &timed_out().0);
+            }
             if waiting.rpc.writes() {
                 let settling = async {
                     if let Ok(Whole { message: Some(message), .. }) = collecting.await {

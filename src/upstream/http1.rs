@@ -148,7 +148,8 @@ impl HttpClient {
                 }
                 Err(error) => {
                     self.metrics.upstream_connect_failures.inc();
-                    tracing::warn!(%endpoint, %error, "etcd's HTTP side cannot be reached");
+                    // Not a warning: whoever may ask for a page could fill the log.
+                    tracing::debug!(%endpoint, %error, "etcd's HTTP side cannot be reached");
                 }
             }
         }
