@@ -1,0 +1,45 @@
+//! Attack cases, each with its number, what it tries, and what must come of it: what the client hears,
+//! what reached etcd, and exactly one decision in the audit log. Between ringfence and a real etcd
+//! stands a relay that keeps what goes through.
+//!
+//! `make attacks` prints the table. A case that fails stops no other.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "a test fails by panicking; it uses a part of the common support"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod ground;
+mod keys;
+mod later;
+mod leases;
+mod store;
+mod streams;
+mod transport;
+
+use ground::Report;
+
+/// How many cases there are.
+const CASES: u16 = 158;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_attack_is_met() {
+    let mut report = Report::default();
+    keys::run(&mut report).await;
+    store::run(&mut report).await;
+    leases::run(&mut report).await;
+    streams::run(&mut report).await;
+    transport::run(&mut report).await;
+    later::run(&mut report);
+    report.finish(CASES);
+}

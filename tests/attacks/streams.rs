@@ -1,0 +1,2 @@
+use crate::ground::Report;
+pub async fn run(_report: &mut Report) {}
