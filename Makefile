@@ -1,5 +1,5 @@
 # The commands of the README. Each does all the set-up it needs.
-.PHONY: demo differential etcdctl test flood fuzz lint format audit-dependencies tools
+.PHONY: attacks demo differential etcdctl test flood fuzz lint format audit-dependencies tools
 
 # Everything the gate checks: format, lints, documentation, dependencies, tests with real etcds.
 test: lint audit-dependencies
@@ -44,6 +44,11 @@ tools:
 etcdctl: tools
 	for line in 3.4 3.5 3.7; do tests/etcd/install $$line >/dev/null || exit 1; done
 	cargo test --locked --package ringfence --test etcdctl -- --nocapture
+
+# Every attack case: what it tries, and how it fared. The gate plays them, too.
+attacks: tools
+	tests/etcd/install 3.7 >/dev/null
+	cargo test --locked --package ringfence --test attacks -- --nocapture
 
 # 200,000 random requests and more, decided by ringfence and by etcds of four lines with equal rights:
 # each difference with its reason. The gate does a few thousand. Another seed: make differential SEED=7

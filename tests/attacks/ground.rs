@@ -7,7 +7,8 @@ use bytes::Bytes;
 use prost::Message;
 use serde_json::Value;
 
-use crate::support::{Etcd, Pki, RawClient, Reply, Ringfence, Wired, Wiretap, framed};
+use crate::support::{Etcd, Pki, RawClient, Reply, Ringfence, framed};
+use crate::wiretap::{Wired, Wiretap};
 
 /// A (`acme`) has everything below `/a/`; B (`globex`) everything below `/b/` and below two bytes 0xff; W
 /// (`apiserver`) may write below `/a/` and read nothing.
@@ -68,7 +69,10 @@ pub struct Ground {
 
 /// How each case fared.
 #[derive(Default)]
-pub struct Report(BTreeMap<u16, Vec<(String, Result<String, String>)>>);
+pub struct Report(BTreeMap<u16, Vec<Variant>>);
+
+/// One way to try a case, and how it fared.
+type Variant = (String, Result<String, String>);
 
 impl Ground {
     pub async fn start() -> Self {

@@ -26,6 +26,7 @@ mod leases;
 mod store;
 mod streams;
 mod transport;
+mod wiretap;
 
 use ground::Report;
 

@@ -9,7 +9,6 @@ mod raw;
 mod stream;
 mod tap;
 pub mod wire;
-mod wiretap;
 
 pub use etcd::Etcd;
 pub use http1::{Http1, HttpTap, Then, response_head};
@@ -18,7 +17,6 @@ pub use program::{Ringfence, Settings};
 pub use raw::{RawClient, Reply, framed};
 pub use stream::RawStream;
 pub use tap::{End, Tap};
-pub use wiretap::{Wired, Wiretap};
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Request;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::framed;
+use crate::support::framed;
 
 /// One request as etcd got it: path, header names, and the DATA.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,11 +18,6 @@ pub struct Wired {
 }
 
 impl Wired {
-    /// The message, when it is one.
-    pub fn message(&self) -> &[u8] {
-        self.data.get(5..).unwrap_or_default()
-    }
-
     pub fn is(&self, path: &str, message: &[u8]) -> bool {
         self.path == path && self.data == framed(message)
     }
