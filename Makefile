@@ -1,5 +1,5 @@
 # The commands of the README. Each does all the set-up it needs.
-.PHONY: attacks demo differential etcdctl test flood fuzz lint format audit-dependencies tools
+.PHONY: attacks demo differential etcdctl test flood fuzz neighbours lint format audit-dependencies tools
 
 # Everything the gate checks: format, lints, documentation, dependencies, tests with real etcds.
 test: lint audit-dependencies
@@ -12,6 +12,11 @@ test: lint audit-dependencies
 flood:
 	tests/etcd/install 3.7 >/dev/null
 	RINGFENCE_FLOOD_SECONDS=60 cargo test --locked --package ringfence --test client_port audit_flood -- --nocapture
+
+# One tenant attacks in every way there is: what its neighbour notices. The gate does two seconds of each.
+neighbours:
+	tests/etcd/install 3.7 >/dev/null
+	RINGFENCE_NEIGHBOURS_SECONDS=8 cargo test --locked --package ringfence --test client_port neighbours -- --nocapture --test-threads=1
 
 # Each fuzz target for a while; new inputs stay below target/, crashes go to fuzz/artifacts/.
 FUZZ_SECONDS = 1800
