@@ -16,7 +16,7 @@ flood:
 # One tenant attacks in every way there is: what its neighbour notices. The gate does two seconds of each.
 neighbours:
 	tests/etcd/install 3.7 >/dev/null
-	RINGFENCE_NEIGHBOURS_SECONDS=8 cargo test --locked --package ringfence --test client_port neighbours -- --nocapture --test-threads=1
+	RINGFENCE_NEIGHBOURS_SECONDS=8 cargo test --locked --package ringfence --test neighbours -- --nocapture
 
 # Each fuzz target for a while; new inputs stay below target/, crashes go to fuzz/artifacts/.
 FUZZ_SECONDS = 1800

@@ -25,7 +25,6 @@ mod key_value;
 mod lease;
 mod limits;
 mod malformed;
-mod neighbours;
 mod outage;
 mod rates;
 mod session;

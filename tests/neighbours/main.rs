@@ -1,4 +1,20 @@
-//! One principal that misbehaves beside another that does not.
+//! One principal that misbehaves beside another that does not. A target of its own: it uses the whole
+//! machine, and tests with deadlines must not run beside it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "a test fails by panicking; it uses a part of the common support"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,11 +22,15 @@ use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use ringfence::etcd::pb::etcdserverpb::watch_request::RequestUnion;
-use ringfence::etcd::pb::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, WatchResponse};
+use ringfence::etcd::pb::etcdserverpb::{
+    PutRequest, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+};
 
-use crate::support::{Etcd, Pki, RawClient, Ringfence, framed, number_from_environment};
-use crate::watch::{WATCH, create, request};
+use support::{Etcd, Pki, RawClient, Ringfence, framed, number_from_environment};
+use tokio::sync::Mutex;
 
+/// The tests here take turns.
+static ALONE: Mutex<()> = Mutex::const_new(());
 const READERS: usize = 100;
 const CALLS: usize = 2000;
 const MEMORY_BYTES_MAX: u64 = 64 << 20;
@@ -18,6 +38,7 @@ const MEMORY_BYTES_MAX: u64 = 64 << 20;
 /// A hundred readers of one tenant ask for much and read nothing; another tenant goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_stopped_readers_stop_nobody_else() {
+    let _alone = ALONE.lock().await;
     let pki = Pki::make();
     let etcd = Etcd::start_plain("3.7");
     let ringfence = Ringfence::start(&pki, &etcd.endpoint());
@@ -172,10 +193,12 @@ async fn attack(attack: Attack, acme: RawClient, pki: Arc<Pki>, port: u16, runni
             Attack::Watches => {
                 let stream = match &mut watching {
                     Some(stream) => stream,
-                    none => none.insert(acme.stream(WATCH).await),
+                    none => none.insert(acme.stream("/etcdserverpb.Watch/Watch").await),
                 };
-                let create = RequestUnion::CreateRequest(create("/tenants/acme/a", ""));
-                stream.send(&request(create));
+                let create =
+                    WatchCreateRequest { key: "/tenants/acme/a".into(), ..Default::default() };
+                let create = RequestUnion::CreateRequest(create);
+                stream.send(&WatchRequest { request_union: Some(create) });
                 let response: WatchResponse = stream.next().await;
                 running.count(response.created, &response);
             }
@@ -211,6 +234,7 @@ fn p99(took: &[Duration]) -> Duration {
 /// takes is printed as a ratio to its own quiet run, never asserted: `make neighbours`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_of_a_neighbour_is_answered_beside_every_attack() {
+    let _alone = ALONE.lock().await;
     let seconds = number_from_environment("RINGFENCE_NEIGHBOURS_SECONDS", 2);
     let time = Duration::from_secs(seconds);
     println!(
