@@ -112,7 +112,8 @@ fn read_head<'c>(
         client.identified.as_ref().map_err(|nobody| Refusal::NoPrincipal(nobody.clone()))?;
     let rpc = Rpc::from_path(path);
     // Before anything else is looked at: what will be denied or refused counts as well.
-    if !rpc.is_some_and(is_never_throttled) && !identified.takes_request(core) {
+    let exempt = parts.method == Method::POST && rpc.is_some_and(is_never_throttled);
+    if !exempt && !identified.takes_request(core) {
         return Err(Refusal::Rate);
     }
     if parts.method != Method::POST {

@@ -5,7 +5,7 @@
 //! A denied watch is answered here, as etcd answers it, and the stream lives on; a denied keep-alive
 //! ends the stream, as it does with etcd.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -29,7 +29,7 @@ use crate::audit::{CallId, Event, Outcome, Recorded};
 use crate::etcd::pb::etcdserverpb::{ResponseHeader, WatchResponse};
 use crate::etcd::response::{Header, MessageFacts, ResponseFacts, StreamScan};
 use crate::etcd::touch::InvalidRequest;
-use crate::etcd::{Malformed, Rpc, Touch};
+use crate::etcd::{CanonicalRequest, Malformed, Rpc, Touch};
 use crate::grpc::frame::framed;
 use crate::grpc::{Code, MessageSplitter, Status};
 use crate::policy::Permit;
@@ -68,6 +68,8 @@ struct Stream<'a> {
     /// Answers of our own, for the next gap between etcd's messages.
     answers: VecDeque<Bytes>,
     watches: WatchShare,
+    /// The IDs of those that etcd has made and not ended: no more than `watches` counts.
+    live: HashSet<i64>,
     scan: StreamScan,
     header: Header,
     end: StreamEnd,
@@ -114,6 +116,7 @@ pub(super) async fn serve(
         unanswered: VecDeque::new(),
         answers: VecDeque::new(),
         watches: WatchShare::new(&head_share),
+        live: HashSet::new(),
         scan: StreamScan::default(),
         header: core.last_header.get(),
         end: StreamEnd::default(),
@@ -250,7 +253,7 @@ impl Stream<'_> {
         let call = self.call.message(self.end.requests);
         self.head.share.hold_bytes(self.splitter.buffered_bytes(), usize::MAX);
         let rpc = self.head.rpc;
-        let throttled =
+        let mut throttled =
             rpc != Rpc::LeaseKeepAlive && !self.head.identified.takes_request(self.core);
         let request = match read_request(self.core, self.head.identified, rpc, message) {
             Ok(request) => request,
@@ -266,6 +269,9 @@ impl Stream<'_> {
             }
             Err(error) => return Err(self.refuse(call, &error.into()).await),
         };
+        if self.renews_a_foreign_lease(&request) {
+            throttled = !self.head.identified.takes_request(self.core);
+        }
         let creates = matches!(request.touches().first(), Some(Touch::Key { .. }));
         // A cancel makes room, and to refuse it would end all watches of the stream.
         let cancels = matches!(request.touches().first(), Some(Touch::CancelWatch(_)));
@@ -372,9 +378,7 @@ impl Stream<'_> {
         self.scan.push(&chunk, |facts| told.push(facts));
         for facts in told {
             self.end.responses += 1;
-            if facts.canceled {
-                self.watches.remove();
-            }
+            self.count_watch(&facts);
             if facts.header != Header::default() {
                 self.header = facts.header;
                 self.core.last_header.set(facts.header);
@@ -399,6 +403,33 @@ impl Stream<'_> {
         match &mut self.etcd {
             Some((_, incoming)) => incoming.release(bytes).map_err(Ended::by_etcd),
             None => Ok(()),
+        }
+    }
+
+    /// A lease that is not the principal's own has to be looked up: that was free at any rate.
+    fn renews_a_foreign_lease(&self, request: &CanonicalRequest) -> bool {
+        let principal = &self.head.identified.identification.principal;
+        let foreign = |touch: &Touch| match touch {
+            Touch::Lease { lease, .. } => !self.core.leases.owns(principal, *lease),
+            _ => false,
+        };
+        request.touches().iter().any(foreign)
+    }
+
+    /// Counts a watch that lives, and one that has ended, once: etcd says of a watch that began before the
+    /// compacted revision that it is canceled, and says so again when the client cancels it.
+    fn count_watch(&mut self, facts: &MessageFacts) {
+        match (facts.created, facts.canceled) {
+            (true, false) => {
+                self.live.insert(facts.id);
+            }
+            (true, true) => self.watches.remove(),
+            (false, true) => {
+                if self.live.remove(&facts.id) {
+                    self.watches.remove();
+                }
+            }
+            (false, false) => {}
         }
     }
 
@@ -466,9 +497,11 @@ impl Stream<'_> {
             let fault = Some("stream_ended");
             recorded.finish(Outcome { fault, ..Outcome::default() });
         }
+        let event = Event::StreamEnd { call: self.call, end: self.end.clone() };
+        let recorded = self.core.recorder.record(&self.client.queue_share, record(event)).await;
+        // Not before: who cuts the wait has the end recorded by `drop`.
         self.end_is_recorded = true;
-        let event = Event::StreamEnd { call: self.call, end: std::mem::take(&mut self.end) };
-        if self.core.recorder.record(&self.client.queue_share, record(event)).await.is_err() {
+        if recorded.is_err() {
             tracing::warn!("the end of a stream found no room in the audit log");
         }
     }
@@ -480,7 +513,7 @@ impl Drop for Stream<'_> {
         if self.end_is_recorded {
             return;
         }
-        self.end.fault = Some("aborted");
+        self.end.fault.get_or_insert("aborted");
         let event = Event::StreamEnd { call: self.call, end: std::mem::take(&mut self.end) };
         if self.core.recorder.try_record(&self.client.queue_share, record(event)).is_err() {
             tracing::warn!("the end of a stream found no room in the audit log");

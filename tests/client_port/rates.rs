@@ -2,12 +2,16 @@
 
 use prost::Message as _;
 use ringfence::etcd::pb::etcdserverpb::watch_request::RequestUnion;
-use ringfence::etcd::pb::etcdserverpb::{PutRequest, RangeRequest, WatchResponse};
+use ringfence::etcd::pb::etcdserverpb::{
+    CompactionRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, PutRequest,
+    RangeRequest, WatchCreateRequest, WatchResponse,
+};
 
 use crate::support::{Etcd, Pki, RawClient, Ringfence, framed};
-use crate::watch::{WATCH, create, request};
+use crate::watch::{WATCH, cancel, create, request};
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
+const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 /// A tenant with limits of its own.
 const POLICY: &str = r#"
 [[identity]]
@@ -79,19 +83,62 @@ async fn a_throttled_client_hears_etcds_text_and_its_health_and_keep_alives_go_o
     let rate = "[limits]\nrequests_per_second_per_principal = 1\n";
     let ringfence = Ringfence::start_with(&pki, &etcd.endpoint(), rate);
     let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let grant = LeaseGrantRequest { ttl: 60, id: 0 };
+    let lease: LeaseGrantResponse =
+        acme.unary("/etcdserverpb.Lease/LeaseGrant", &grant).await.message();
+    let own = LeaseKeepAliveRequest { id: lease.id }.encode_to_vec();
     let mut told = None;
     for _ in 0..FLOOD {
         let reply = acme.unary(RANGE, &range_of("/tenants/acme/x")).await;
         let health = acme.call("/grpc.health.v1.Health/Check", &[], framed(b"")).await;
         assert_ne!(health.grpc_status, Some(8), "{health:?}");
-        let renewed =
-            acme.call("/etcdserverpb.Lease/LeaseKeepAlive", &[], framed(b"\x08\x01")).await;
-        assert_ne!(renewed.grpc_status, Some(8), "{renewed:?}");
+        let renewed = acme.call(KEEP_ALIVE, &[], framed(&own)).await;
+        assert_eq!(renewed.grpc_status, Some(0), "{renewed:?}");
         if reply.grpc_status == Some(8) {
             told = Some(reply.grpc_message);
         }
     }
     assert_eq!(told.as_deref(), Some("etcdserver: too many requests"));
+    // The attack: a lease of nobody's has to be looked up, each time.
+    assert!(flood(&acme, KEEP_ALIVE, b"\x08\x01", [7, 8]).await[1] > 0);
+}
+
+/// The attack: etcd says twice that a watch is canceled which began before the compacted revision, and
+/// another watch gave up its place for it.
+#[tokio::test]
+async fn a_watch_that_is_canceled_twice_gives_up_one_place() {
+    let policy = POLICY.replace("requests_per_second = 5", "requests_per_second = 0");
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let ringfence = Ringfence::start_with_policy(&pki, &etcd.endpoint(), &policy, "");
+    let past = RawClient::connect_plain(etcd.port()).await;
+    for _ in 0..3 {
+        let put = PutRequest { key: "/tenants/acme/a".into(), ..Default::default() };
+        assert_eq!(past.unary("/etcdserverpb.KV/Put", &put).await.grpc_status, Some(0));
+    }
+    let compact = CompactionRequest { revision: 3, physical: true };
+    assert_eq!(past.unary("/etcdserverpb.KV/Compact", &compact).await.grpc_status, Some(0));
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let mut stream = acme.stream(WATCH).await;
+    let watch = || create("/tenants/acme/a", "");
+    let mut live = 0;
+    for _ in 0..4 {
+        stream.send(&request(RequestUnion::CreateRequest(watch())));
+        let made: WatchResponse = stream.next().await;
+        live += usize::from(made.created && !made.canceled);
+        let old = WatchCreateRequest { start_revision: 1, ..watch() };
+        stream.send(&request(RequestUnion::CreateRequest(old)));
+        let made: WatchResponse = stream.next().await;
+        if made.canceled {
+            continue;
+        }
+        let ended: WatchResponse = stream.next().await;
+        assert!(ended.canceled && ended.compact_revision > 0, "{ended:?}");
+        stream.send(&cancel(made.watch_id));
+        let again: WatchResponse = stream.next().await;
+        assert!(again.canceled, "{again:?}");
+    }
+    assert_eq!(live, 2, "as many as its identity may have");
 }
 
 /// A tenant that opens watches without end has those that its identity may have.
