@@ -5,7 +5,9 @@
 //! A denied watch is answered here, as etcd answers it, and the stream lives on; a denied keep-alive
 //! ends the stream, as it does with etcd.
 
-use std::collections::{HashSet, VecDeque};
+mod watches;
+
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -13,7 +15,6 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
-use prost::Message as _;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -22,32 +23,21 @@ use super::call::{Head, deadline, read_request};
 use super::connection::Client;
 use super::refuse::{audit_unavailable, forward_failed, shutting_down, timed_out};
 use super::respond::{answer, copy_status, response_head};
-use super::share::WatchShare;
 use super::{Core, Refusal};
 use crate::audit::event::StreamEnd;
 use crate::audit::{CallId, Event, Outcome, Recorded};
-use crate::etcd::pb::etcdserverpb::{ResponseHeader, WatchResponse};
 use crate::etcd::response::{Header, MessageFacts, ResponseFacts, StreamScan};
 use crate::etcd::touch::InvalidRequest;
 use crate::etcd::{CanonicalRequest, Malformed, Rpc, Touch};
-use crate::grpc::frame::framed;
 use crate::grpc::{Code, MessageSplitter, Status};
 use crate::policy::Permit;
 use crate::upstream::{ForwardError, Incoming, Next, Outgoing, forward::send_all, open};
+use watches::{TOO_MANY_WATCHES, WATCH_DENIED, WATCH_RANGE_EMPTY, Watches, answer_to_create};
 
 /// Messages that etcd may owe an answer to; a client that asks for more waits.
 const UNANSWERED_MAX: usize = 256;
 /// Answers of our own that may wait for etcd's current message to end.
 const ANSWERS_WAITING_MAX: usize = 64;
-/// What etcd's clients read out of a watch that was denied (api/v3rpc/rpctypes).
-const WATCH_DENIED: &str =
-    "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
-/// What they read out of one that is one too many.
-const TOO_MANY_WATCHES: &str =
-    "rpc error: code = ResourceExhausted desc = etcdserver: too many requests";
-/// etcd's own text (storage/mvcc).
-const WATCH_RANGE_EMPTY: &str = "mvcc: watcher range is empty";
-
 /// One stream.
 struct Stream<'a> {
     core: &'a Core,
@@ -67,9 +57,7 @@ struct Stream<'a> {
     unanswered: VecDeque<Recorded>,
     /// Answers of our own, for the next gap between etcd's messages.
     answers: VecDeque<Bytes>,
-    watches: WatchShare,
-    /// The IDs of those that etcd has made and not ended: no more than `watches` counts.
-    live: HashSet<i64>,
+    watches: Watches,
     scan: StreamScan,
     header: Header,
     end: StreamEnd,
@@ -115,8 +103,7 @@ pub(super) async fn serve(
         etcd: None,
         unanswered: VecDeque::new(),
         answers: VecDeque::new(),
-        watches: WatchShare::new(&head_share),
-        live: HashSet::new(),
+        watches: Watches::new(&head_share),
         scan: StreamScan::default(),
         header: core.last_header.get(),
         end: StreamEnd::default(),
@@ -312,7 +299,7 @@ impl Stream<'_> {
             }
             Err(refused) if rpc == Rpc::Watch && refused.status.code == Code::PermissionDenied => {
                 if creates {
-                    self.watches.remove();
+                    self.watches.take_back();
                     self.answer_watch(WATCH_DENIED);
                 }
                 Ok(())
@@ -352,24 +339,8 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Answers a create that is not forwarded. A Go client reads the header without looking whether
-    /// there is one, so there always is.
     fn answer_watch(&mut self, reason: &str) {
-        let header = ResponseHeader {
-            cluster_id: self.header.cluster_id,
-            member_id: self.header.member_id,
-            revision: self.header.revision,
-            raft_term: self.header.raft_term,
-        };
-        let response = WatchResponse {
-            header: Some(header),
-            watch_id: -1,
-            created: true,
-            canceled: true,
-            cancel_reason: reason.to_owned(),
-            ..WatchResponse::default()
-        };
-        self.answers.push_back(framed(&response.encode_to_vec().into()));
+        self.answers.push_back(answer_to_create(self.header, reason));
     }
 
     /// Bytes of etcd's messages: the facts of those that end here, then on to the client.
@@ -378,7 +349,7 @@ impl Stream<'_> {
         self.scan.push(&chunk, |facts| told.push(facts));
         for facts in told {
             self.end.responses += 1;
-            self.count_watch(&facts);
+            self.watches.note(&facts);
             if facts.header != Header::default() {
                 self.header = facts.header;
                 self.core.last_header.set(facts.header);
@@ -414,23 +385,6 @@ impl Stream<'_> {
             _ => false,
         };
         request.touches().iter().any(foreign)
-    }
-
-    /// Counts a watch that lives, and one that has ended, once: etcd says of a watch that began before the
-    /// compacted revision that it is canceled, and says so again when the client cancels it.
-    fn count_watch(&mut self, facts: &MessageFacts) {
-        match (facts.created, facts.canceled) {
-            (true, false) => {
-                self.live.insert(facts.id);
-            }
-            (true, true) => self.watches.remove(),
-            (false, true) => {
-                if self.live.remove(&facts.id) {
-                    self.watches.remove();
-                }
-            }
-            (false, false) => {}
-        }
     }
 
     async fn send(&mut self, bytes: Bytes) -> Result<(), Ended> {
