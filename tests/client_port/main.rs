@@ -29,6 +29,7 @@ mod outage;
 mod rates;
 mod session;
 mod snapshot;
+mod stopped;
 mod transport;
 mod watch;
 mod watch_load;
