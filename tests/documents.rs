@@ -230,7 +230,8 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
     let refuse = source("src/proxy/refuse.rs");
     let reason = refuse.split("fn reason(").nth(1).unwrap().split("fn status(").next().unwrap();
     let authorize = source("src/proxy/authorize.rs");
-    let ends = ["relay", "stream", "respond"].map(|name| source(&format!("src/proxy/{name}.rs")));
+    let ends =
+        ["relay", "stream/mod", "respond"].map(|name| source(&format!("src/proxy/{name}.rs")));
     let ends = ends.concat();
     let acceptor = source("src/tls/acceptor.rs").replace(['\n', ' '], "");
     let page = source("src/proxy/page/refuse.rs");

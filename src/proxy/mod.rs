@@ -10,6 +10,7 @@ mod ending;
 mod guard;
 mod http1;
 mod http2;
+mod outbox;
 mod page;
 mod rate;
 mod refuse;

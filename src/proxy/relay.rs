@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::authorize::Asking;
+use super::outbox::{LAST_WORDS, Outbox};
 use super::refuse::{forward_failed, reply_too_large, shutting_down, timed_out};
 use super::reply::{Rewrite, Whole, collect};
 use super::respond::{Told, answer, copy_status, response_head};
@@ -30,6 +31,7 @@ struct Progress {
     told: Option<Told>,
     /// The client has the head of the reply; a status now needs trailers.
     body: Option<SendStream<Bytes>>,
+    outbox: Outbox,
     /// The client has the end of it.
     ended: bool,
 }
@@ -67,12 +69,16 @@ pub(super) async fn run(
         response_bytes: 0,
         told: None,
         body: None,
+        outbox: Outbox::default(),
         ended: false,
     };
     let fault = match relay(asking, &permit, &recorded, &mut respond, &mut progress).await {
         Ok(()) => progress.told.and_then(|told| told.fault),
         Err(RelayError::ClientGone) => Some("client_gone"),
         Err(error) => {
+            if matches!(error, RelayError::ShuttingDown) {
+                progress.last_words().await;
+            }
             let (status, fault) = error.told();
             end(&mut respond, &mut progress, &status);
             Some(fault)
@@ -85,6 +91,15 @@ pub(super) async fn run(
         response_bytes: progress.response_bytes,
         ..Outcome::default()
     });
+}
+
+impl Progress {
+    /// Who reads gets whole messages before the end; who does not, is not waited for.
+    async fn last_words(&mut self) {
+        if let Some(client) = &mut self.body {
+            drop(tokio::time::timeout(LAST_WORDS, self.outbox.flush(client)).await);
+        }
+    }
 }
 
 impl RelayError {
@@ -258,20 +273,28 @@ async fn pass_through(
     }
     let stream = respond.send_response(response_head(), false);
     let stream = progress.body.insert(stream.map_err(|_| RelayError::ClientGone)?);
-    while let Some(chunk) = next_chunk(&mut reply.body, stream, endless.as_mut()).await? {
-        let bytes = chunk.len();
-        if rpc.reads_values() {
-            check_size(asking, &chunk, progress.response_bytes)?;
-        }
-        progress.scan.push(&chunk);
-        if let Some(endless) = &mut endless {
-            endless.scan.push(&chunk, |_| ());
-        }
-        send_all(stream, chunk, false).await.map_err(|_| RelayError::ClientGone)?;
-        progress.response_bytes += bytes as u64;
-        asking.identified.charge_bytes(asking.core, bytes);
+    let mut come: u64 = 0;
+    loop {
+        let taken =
+            match next(&mut reply.body, stream, &mut progress.outbox, endless.as_mut()).await? {
+                Next::Chunk(chunk) => {
+                    if rpc.reads_values() {
+                        check_size(asking, &chunk, come)?;
+                    }
+                    come += chunk.len() as u64;
+                    progress.scan.push(&chunk);
+                    if let Some(endless) = &mut endless {
+                        endless.scan.push(&chunk, |_| ());
+                    }
+                    progress.outbox.push(chunk, stream).map_err(|_| RelayError::ClientGone)?
+                }
+                Next::Taken(bytes) => bytes,
+                Next::End => break,
+            };
+        progress.response_bytes += taken as u64;
+        asking.identified.charge_bytes(asking.core, taken);
         // Only now may etcd send more: a reader that stops, stops etcd.
-        let released = reply.body.flow_control().release_capacity(bytes);
+        let released = reply.body.flow_control().release_capacity(taken);
         released.map_err(ForwardError::Broken)?;
     }
     let trailers = reply.body.trailers().await.map_err(ForwardError::Broken)?;
@@ -292,18 +315,34 @@ fn check_size(asking: &Asking<'_>, chunk: &[u8], before: u64) -> Result<(), Rela
     if takes { Ok(()) } else { Err(RelayError::TooLarge) }
 }
 
-/// What etcd sends next; `None` at the end. The client may go while etcd is silent, and whoever
-/// follows an election may be left waiting for days.
-async fn next_chunk(
+/// What happens next to a reply that passes through.
+enum Next {
+    Chunk(Bytes),
+    /// The client has taken so many bytes that had to wait.
+    Taken(usize),
+    /// etcd has said everything, and the client has it.
+    End,
+}
+
+/// What happens next. The client may go while etcd is silent, and whoever follows an election may be left
+/// waiting for days.
+async fn next(
     body: &mut RecvStream,
     client: &mut SendStream<Bytes>,
+    outbox: &mut Outbox,
     endless: Option<&mut Endless>,
-) -> Result<Option<Bytes>, RelayError> {
+) -> Result<Next, RelayError> {
     let next = std::future::poll_fn(|context| {
-        if let Poll::Ready(chunk) = body.poll_data(context) {
-            return Poll::Ready(
-                chunk.transpose().map_err(|error| ForwardError::Broken(error).into()),
-            );
+        if let Poll::Ready(taken) = outbox.poll_flush(client, context) {
+            return Poll::Ready(taken.map(Next::Taken).map_err(|_| RelayError::ClientGone));
+        }
+        match body.poll_data(context) {
+            Poll::Ready(Some(Ok(chunk))) => return Poll::Ready(Ok(Next::Chunk(chunk))),
+            Poll::Ready(Some(Err(error))) => {
+                return Poll::Ready(Err(ForwardError::Broken(error).into()));
+            }
+            Poll::Ready(None) if outbox.is_empty() => return Poll::Ready(Ok(Next::End)),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         client.poll_reset(context).map(|_| Err(RelayError::ClientGone))
     });

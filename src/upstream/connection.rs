@@ -20,10 +20,10 @@ use crate::tls::Connector;
 /// What one reply may have under way before its client has taken it. A stopped reader holds this
 /// much memory and no more.
 pub(super) const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
-/// h2 counts unread small DATA frames at this much each; a stopped reader of a watch or of many
-/// small chunks must not end the connection that others share.
+/// What h2 counts an unread DATA frame of less at. Frames are taken off the connection as they come
+/// (`proxy::outbox`), so few are unread at a time; but a burst of small ones, as large as the windows
+/// allow, must not end the connection that others share.
 const DATA_FRAME_OVERHEAD_BYTES: usize = 256;
-const DATA_FRAMES_PER_STREAM: usize = 64;
 
 /// How often a connection with open calls is asked whether it is still there, and for how long.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -164,7 +164,7 @@ type Http2 = (SendRequest<Bytes>, h2::client::Connection<Box<dyn Stream>, Bytes>
 
 async fn handshake(config: &Config, stream: Box<dyn Stream>) -> Result<Http2, h2::Error> {
     let calls = config.calls_per_connection;
-    let per_stream = DATA_FRAMES_PER_STREAM * DATA_FRAME_OVERHEAD_BYTES;
+    let per_stream = STREAM_WINDOW_BYTES as usize * DATA_FRAME_OVERHEAD_BYTES;
     Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW_BYTES)

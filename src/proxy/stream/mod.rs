@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::authorize::{Asking, Refused, record, record_refusal};
 use super::call::{Head, deadline, read_request};
 use super::connection::Client;
+use super::outbox::{LAST_WORDS, Outbox};
 use super::refuse::{audit_unavailable, forward_failed, shutting_down, timed_out};
 use super::respond::{answer, copy_status, response_head};
 use super::{Core, Refusal};
@@ -31,13 +32,16 @@ use crate::etcd::touch::InvalidRequest;
 use crate::etcd::{CanonicalRequest, Malformed, Rpc, Touch};
 use crate::grpc::{Code, MessageSplitter, Status};
 use crate::policy::Permit;
-use crate::upstream::{ForwardError, Incoming, Next, Outgoing, forward::send_all, open};
+use crate::upstream::{ForwardError, Incoming, Next, Outgoing, open};
 use watches::{TOO_MANY_WATCHES, WATCH_DENIED, WATCH_RANGE_EMPTY, Watches, answer_to_create};
 
 /// Messages that etcd may owe an answer to; a client that asks for more waits.
 const UNANSWERED_MAX: usize = 256;
 /// Answers of our own that may wait for etcd's current message to end.
 const ANSWERS_WAITING_MAX: usize = 64;
+/// No more requests are read while so much waits for the client: a window of etcd's, and answers of our
+/// own.
+const OUTBOX_BYTES_MAX: usize = 192 * 1024;
 /// One stream.
 struct Stream<'a> {
     core: &'a Core,
@@ -57,6 +61,9 @@ struct Stream<'a> {
     unanswered: VecDeque<Recorded>,
     /// Answers of our own, for the next gap between etcd's messages.
     answers: VecDeque<Bytes>,
+    outbox: Outbox,
+    /// Whose turn it is to be asked first.
+    client_first: bool,
     watches: Watches,
     scan: StreamScan,
     header: Header,
@@ -75,8 +82,12 @@ enum Ended {
 enum Turn {
     FromClient(Option<Bytes>),
     FromEtcd(Next),
+    /// The client has taken so many bytes of etcd.
+    Taken(usize),
     Flushed,
 }
+
+type PollSide<S> = fn(&mut S, &mut Context<'_>) -> Poll<Result<Turn, Ended>>;
 
 /// Serves one stream to its end.
 pub(super) async fn serve(
@@ -103,6 +114,8 @@ pub(super) async fn serve(
         etcd: None,
         unanswered: VecDeque::new(),
         answers: VecDeque::new(),
+        outbox: Outbox::default(),
+        client_first: false,
         watches: Watches::new(&head_share),
         scan: StreamScan::default(),
         header: core.last_header.get(),
@@ -136,7 +149,8 @@ impl Stream<'_> {
             while self.scan.is_between_messages()
                 && let Some(answer) = self.answers.pop_front()
             {
-                self.send(answer).await?;
+                self.open_responses()?;
+                self.outbox.push_own(&answer);
             }
             if self.takes_requests() {
                 match self.splitter.next_message() {
@@ -164,8 +178,12 @@ impl Stream<'_> {
                         return Ok(());
                     }
                 }
-                Turn::FromEtcd(Next::Data(chunk)) => self.response(chunk).await?,
-                Turn::FromEtcd(Next::End(trailers)) => return self.finish(&trailers),
+                Turn::FromEtcd(Next::Data(chunk)) => self.response(chunk)?,
+                Turn::FromEtcd(Next::End(trailers)) => {
+                    self.flush().await?;
+                    return self.finish(&trailers);
+                }
+                Turn::Taken(bytes) => self.release(bytes)?,
                 Turn::Flushed => {}
             }
         }
@@ -176,6 +194,7 @@ impl Stream<'_> {
     fn takes_requests(&self) -> bool {
         self.unanswered.len() < UNANSWERED_MAX
             && self.answers.len() < ANSWERS_WAITING_MAX
+            && self.outbox.len() < OUTBOX_BYTES_MAX
             && self.etcd.as_ref().is_none_or(|(outgoing, _)| !outgoing.is_waiting())
     }
 
@@ -187,23 +206,43 @@ impl Stream<'_> {
         if reset.is_ready() {
             return Poll::Ready(Err(Ended::ClientGone));
         }
-        let takes_requests = self.takes_requests();
-        if let Some((outgoing, incoming)) = &mut self.etcd {
-            if let Poll::Ready(next) = incoming.poll_next(context) {
-                return Poll::Ready(next.map(Turn::FromEtcd).map_err(Ended::by_etcd));
-            }
-            if outgoing.is_waiting()
-                && let Poll::Ready(flushed) = outgoing.poll_flush(context)
-            {
-                return Poll::Ready(flushed.map(|()| Turn::Flushed).map_err(Ended::by_etcd));
-            }
+        if let Some(responses) = &mut self.responses
+            && let Poll::Ready(taken) = self.outbox.poll_flush(responses, context)
+        {
+            return Poll::Ready(taken.map(Turn::Taken).map_err(|_| Ended::ClientGone));
         }
-        if takes_requests && !self.requests_ended {
-            let chunk = std::task::ready!(self.requests.poll_data(context));
-            let chunk = chunk.transpose().map_err(|_| Ended::ClientGone);
-            return Poll::Ready(chunk.map(Turn::FromClient));
+        // Neither side is kept waiting by the other's much talk.
+        self.client_first = !self.client_first;
+        let (first, second): (PollSide<Self>, PollSide<Self>) = match self.client_first {
+            true => (Self::poll_client, Self::poll_etcd),
+            false => (Self::poll_etcd, Self::poll_client),
+        };
+        match first(self, context) {
+            Poll::Ready(turn) => Poll::Ready(turn),
+            Poll::Pending => second(self, context),
         }
-        Poll::Pending
+    }
+
+    fn poll_client(&mut self, context: &mut Context<'_>) -> Poll<Result<Turn, Ended>> {
+        if !self.takes_requests() || self.requests_ended {
+            return Poll::Pending;
+        }
+        let chunk = std::task::ready!(self.requests.poll_data(context));
+        Poll::Ready(chunk.transpose().map(Turn::FromClient).map_err(|_| Ended::ClientGone))
+    }
+
+    fn poll_etcd(&mut self, context: &mut Context<'_>) -> Poll<Result<Turn, Ended>> {
+        let Some((outgoing, incoming)) = &mut self.etcd else { return Poll::Pending };
+        if let Poll::Ready(next) = incoming.poll_next(context) {
+            return Poll::Ready(next.map(Turn::FromEtcd).map_err(Ended::by_etcd));
+        }
+        if !outgoing.is_waiting() {
+            return Poll::Pending;
+        }
+        outgoing.poll_flush(context).map(|flushed| match flushed {
+            Ok(()) => Ok(Turn::Flushed),
+            Err(error) => Err(Ended::by_etcd(error)),
+        })
     }
 
     async fn take(&mut self, chunk: &Bytes) -> Result<(), Ended> {
@@ -344,7 +383,7 @@ impl Stream<'_> {
     }
 
     /// Bytes of etcd's messages: the facts of those that end here, then on to the client.
-    async fn response(&mut self, chunk: Bytes) -> Result<(), Ended> {
+    fn response(&mut self, chunk: Bytes) -> Result<(), Ended> {
         let mut told: SmallVec<[MessageFacts; 4]> = SmallVec::new();
         self.scan.push(&chunk, |facts| told.push(facts));
         for facts in told {
@@ -369,8 +408,13 @@ impl Stream<'_> {
         let bytes = chunk.len();
         self.end.response_bytes += bytes as u64;
         self.head.identified.charge_bytes(self.core, bytes);
-        self.send(chunk).await?;
-        // Only now may etcd send more: a reader that stops, stops etcd.
+        let (client, outbox) = self.open_responses()?;
+        let taken = outbox.push(chunk, client).map_err(|_| Ended::ClientGone)?;
+        self.release(taken)
+    }
+
+    /// The client has taken so much: only now may etcd send more. A reader that stops, stops etcd.
+    fn release(&mut self, bytes: usize) -> Result<(), Ended> {
         match &mut self.etcd {
             Some((_, incoming)) => incoming.release(bytes).map_err(Ended::by_etcd),
             None => Ok(()),
@@ -387,7 +431,8 @@ impl Stream<'_> {
         request.touches().iter().any(foreign)
     }
 
-    async fn send(&mut self, bytes: Bytes) -> Result<(), Ended> {
+    /// The way to the client; the head goes first.
+    fn open_responses(&mut self) -> Result<(&mut SendStream<Bytes>, &mut Outbox), Ended> {
         let responses = match &mut self.responses {
             Some(responses) => responses,
             none => {
@@ -395,7 +440,14 @@ impl Stream<'_> {
                 none.insert(opened.map_err(|_| Ended::ClientGone)?)
             }
         };
-        send_all(responses, bytes, false).await.map_err(|_| Ended::ClientGone)
+        Ok((responses, &mut self.outbox))
+    }
+
+    async fn flush(&mut self) -> Result<(), Ended> {
+        match &mut self.responses {
+            Some(responses) => self.outbox.flush(responses).await.map_err(|_| Ended::ClientGone),
+            None => Ok(()),
+        }
     }
 
     async fn record_refusal(&self, call: CallId, refusal: &Refusal) -> Result<(), Ended> {
@@ -437,6 +489,8 @@ impl Stream<'_> {
             Err(Ended::Told(status, fault)) => {
                 self.end.fault = Some(fault);
                 self.end.status = Some(status.code as u16);
+                // Who reads gets whole messages; who does not, is not waited for.
+                drop(tokio::time::timeout(LAST_WORDS, self.flush()).await);
                 match &mut self.responses {
                     None => answer(&mut self.respond, &status),
                     Some(responses) => {
