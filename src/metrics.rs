@@ -76,6 +76,8 @@ pub struct Metrics {
     pub upstream_connect_failures: Counter,
     /// Requests beyond a rate of their principal, and replies longer than it may have.
     pub throttled: Counter,
+    /// Refusals without a place among the principal's streams nor among its audit records.
+    pub refusals_unrecorded: Counter,
     /// Records written.
     pub audit_records: Counter<u64, AtomicU64>,
     /// Requests refused because the log had no room.
@@ -99,6 +101,7 @@ impl Default for Metrics {
             upstream_connections: Gauge::default(),
             upstream_connect_failures: Counter::default(),
             throttled: Counter::default(),
+            refusals_unrecorded: Counter::default(),
             audit_records: Counter::default(),
             audit_refused: Counter::default(),
             latency: Histogram::new(LATENCY_BUCKETS),
@@ -106,56 +109,69 @@ impl Default for Metrics {
             registry: Registry::default(),
         };
         registry.register("requests", "Calls by RPC and verdict", requests);
-        registry.register(
-            "handshakes_refused",
-            "Handshakes refused, by reason",
-            metrics.handshakes_refused.clone(),
-        );
-        registry.register("handshakes", "Handshakes that succeeded", metrics.handshakes.clone());
-        registry.register("connections", "Open client connections", metrics.connections.clone());
-        registry.register(
-            "connections_ended",
-            "Client connections that ended, by reason",
-            metrics.connections_ended.clone(),
-        );
-        registry.register(
-            "upstream_connections",
-            "Open connections to etcd",
-            metrics.upstream_connections.clone(),
-        );
-        registry.register(
-            "upstream_connect_failures",
-            "Failed attempts to connect to etcd",
-            metrics.upstream_connect_failures.clone(),
-        );
-        registry.register(
-            "throttled",
-            "Requests beyond a rate of their principal, and replies longer than it may have",
-            metrics.throttled.clone(),
-        );
-        registry.register("audit_records", "Audit records written", metrics.audit_records.clone());
-        registry.register(
-            "audit_refused",
-            "Records that found no room in the audit queue",
-            metrics.audit_refused.clone(),
-        );
-        registry.register_with_unit(
-            "forward_duration",
-            "From the head of the request to the end of the reply, for forwarded calls",
-            Unit::Seconds,
-            metrics.latency.clone(),
-        );
-        registry.register_with_unit(
-            "audit_sync_duration",
-            "How long the disk took to keep a batch of audit records",
-            Unit::Seconds,
-            metrics.audit_sync.clone(),
-        );
+        metrics.register_connections(&mut registry);
+        metrics.register_audit(&mut registry);
         Self { registry, ..metrics }
     }
 }
 
 impl Metrics {
+    fn register_connections(&self, registry: &mut Registry) {
+        registry.register(
+            "handshakes_refused",
+            "Handshakes refused, by reason",
+            self.handshakes_refused.clone(),
+        );
+        registry.register("handshakes", "Handshakes that succeeded", self.handshakes.clone());
+        registry.register("connections", "Open client connections", self.connections.clone());
+        registry.register(
+            "connections_ended",
+            "Client connections that ended, by reason",
+            self.connections_ended.clone(),
+        );
+        registry.register(
+            "upstream_connections",
+            "Open connections to etcd",
+            self.upstream_connections.clone(),
+        );
+        registry.register(
+            "upstream_connect_failures",
+            "Failed attempts to connect to etcd",
+            self.upstream_connect_failures.clone(),
+        );
+        registry.register(
+            "throttled",
+            "Requests beyond a rate of their principal, and replies longer than it may have",
+            self.throttled.clone(),
+        );
+        registry.register(
+            "refusals_unrecorded",
+            "Refusals without a place among the principal's streams nor among its audit records",
+            self.refusals_unrecorded.clone(),
+        );
+        registry.register_with_unit(
+            "forward_duration",
+            "From the head of the request to the end of the reply, for forwarded calls",
+            Unit::Seconds,
+            self.latency.clone(),
+        );
+    }
+
+    fn register_audit(&self, registry: &mut Registry) {
+        registry.register("audit_records", "Audit records written", self.audit_records.clone());
+        registry.register(
+            "audit_refused",
+            "Records that found no room in the audit queue",
+            self.audit_refused.clone(),
+        );
+        registry.register_with_unit(
+            "audit_sync_duration",
+            "How long the disk took to keep a batch of audit records",
+            Unit::Seconds,
+            self.audit_sync.clone(),
+        );
+    }
+
     /// Counts a call; `None` is a path that no RPC has.
     pub fn count_request(&self, rpc: Option<Rpc>, verdict: Verdict) {
         let counters = rpc.and_then(|rpc| self.requests.get(rpc.index()));

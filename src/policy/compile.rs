@@ -314,6 +314,12 @@ impl Rights {
         self.store_allowed.get(&verb).copied().ok_or(Cause::NoRule)
     }
 
+    /// Whether there is anything that it may do.
+    #[must_use]
+    pub const fn grants_anything(&self) -> bool {
+        self.first_rule.is_some()
+    }
+
     pub(super) const fn any_rule(&self) -> Option<RuleId> {
         self.first_rule
     }

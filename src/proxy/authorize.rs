@@ -8,7 +8,9 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::connection::{Client, Identified};
-use super::refuse::{audit_unavailable, forward_failed, permission_denied, timed_out};
+use super::refuse::{
+    audit_unavailable, forward_failed, permission_denied, timed_out, too_many_requests,
+};
 use super::reply::collect;
 use super::{Core, Refusal};
 use crate::audit::event::{DecisionEvent, PATH_CHARS_MAX, Path};
@@ -158,6 +160,10 @@ impl<'a> Asking<'a> {
         let _place = tokio::time::timeout_at(ends, place).await.map_err(|_| timed_out())?;
         let mut found = BTreeMap::new();
         for (position, lease) in leases.iter().enumerate() {
+            // The first is in the request's own price; a request for many leases is as many.
+            if position > 0 && !self.identified.takes_request(self.core) {
+                return Err(too_many_requests().into());
+            }
             let call = self.call.step(u32::try_from(position + 1).unwrap_or(u32::MAX));
             let permit = permit_look_up(*lease);
             let event = Event::Decision(DecisionEvent {

@@ -69,7 +69,13 @@ pub(super) async fn serve<P>(
     let read = tokio::time::timeout_at(begun, reading).await;
     let message = match read.unwrap_or(Err(Refusal::Slow)) {
         Ok(message) => message,
-        Err(refusal) => return refuse(&core, &client, call, path, &refusal, &mut respond).await,
+        Err(mut refusal) => {
+            // What is never throttled is a probe; this is none.
+            if is_never_throttled(head.rpc) && !head.identified.takes_request(&core) {
+                refusal = Refusal::Rate;
+            }
+            return refuse(&core, &client, call, path, &refusal, &mut respond).await;
+        }
     };
     let asking = Asking {
         core: &core,
@@ -204,13 +210,24 @@ pub(super) fn refuse_at_once(
     is_plain_http: bool,
     respond: &mut SendResponse<Bytes>,
 ) {
+    // Also this is a request that its principal makes; there is nothing worse to tell than the refusal.
+    if let Ok(identified) = &client.identified {
+        identified.takes_request(core);
+    }
     let recorded = {
         let record = refusal_record(core, client, call, path, refusal);
         core.recorder.try_record(&client.queue_share, record)
     };
+    if recorded.is_err() {
+        core.metrics.refusals_unrecorded.inc();
+    }
     if is_plain_http {
         let mut page = http::Response::new(());
-        *page.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+        *page.status_mut() = if recorded.is_ok() {
+            StatusCode::TOO_MANY_REQUESTS
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
         drop(respond.send_response(page, true));
         return;
     }

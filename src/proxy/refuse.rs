@@ -99,6 +99,11 @@ impl Refusal {
 }
 
 /// What a denied client hears: never which key or rule it was.
+/// What a request is told that needs more than is left of its principal's rate.
+pub(super) fn too_many_requests() -> (Status, &'static str) {
+    (Status::new(Code::ResourceExhausted, TOO_MANY_REQUESTS), "rate")
+}
+
 pub(super) fn permission_denied() -> Status {
     Status::new(Code::PermissionDenied, PERMISSION_DENIED)
 }

@@ -1,10 +1,11 @@
 //! What one identity may use: requests in a second, calls, streams and watches of its own.
 
+use bytes::Bytes;
 use prost::Message as _;
 use ringfence::etcd::pb::etcdserverpb::watch_request::RequestUnion;
 use ringfence::etcd::pb::etcdserverpb::{
     CompactionRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, PutRequest,
-    RangeRequest, WatchCreateRequest, WatchResponse,
+    RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchResponse, request_op,
 };
 
 use crate::support::{Etcd, Pki, RawClient, Ringfence, framed};
@@ -50,6 +51,8 @@ async fn a_flood_of_denials_malformed_and_unknown_requests_uses_up_the_rate() {
         (RANGE, denied.as_slice(), 7),
         (RANGE, b"\xff".as_slice(), 3),
         ("/etcdserverpb.KV/None", b"".as_slice(), 12),
+        // No probe, though it has the path of one.
+        ("/grpc.health.v1.Health/Check", b"\xff".as_slice(), 3),
     ] {
         let pki = Pki::make();
         let etcd = Etcd::start_plain("3.7");
@@ -101,6 +104,51 @@ async fn a_throttled_client_hears_etcds_text_and_its_health_and_keep_alives_go_o
     assert_eq!(told.as_deref(), Some("etcdserver: too many requests"));
     // The attack: a lease of nobody's has to be looked up, each time.
     assert!(flood(&acme, KEEP_ALIVE, b"\x08\x01", [7, 8]).await[1] > 0);
+}
+
+/// The attack: what looks like a probe and is none.
+#[tokio::test]
+async fn a_flood_of_posts_to_the_health_page_uses_up_the_rate() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let rate = "[limits]\nrequests_per_second_per_principal = 1\n";
+    let mut ringfence = Ringfence::start_with(&pki, &etcd.endpoint(), rate);
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    for _ in 0..FLOOD {
+        let reply = acme.http(http::Method::POST, "/health", &[], Bytes::new()).await;
+        assert!(matches!(reply.http_status, 405 | 429), "{reply:?}");
+        let reply = acme.get("/health").await;
+        assert!(matches!(reply.http_status, 200 | 403), "{reply:?}");
+    }
+    let throttled = |record: &&serde_json::Value| record["reason"] == "rate";
+    assert!(ringfence.decisions().iter().filter(throttled).count() > FLOOD / 2);
+}
+
+/// The attack: one request, and as many look-ups in etcd as it names leases.
+#[tokio::test]
+async fn each_look_up_of_a_lease_beyond_the_first_uses_up_the_rate() {
+    let policy = POLICY
+        .replace("requests_per_second = 5", "requests_per_second = 4")
+        .replace("\"watch\"", "\"put\", \"delete\"")
+        .replace("rules = [", "rules = [{ allow = [\"lease\"] }, ");
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let mut ringfence = Ringfence::start_with_policy(&pki, &etcd.endpoint(), &policy, "");
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let put = |lease: i64| {
+        let key = format!("/tenants/acme/{lease}").into();
+        let put = PutRequest { key, lease, ..Default::default() };
+        RequestOp { request: Some(request_op::Request::RequestPut(put)) }
+    };
+    let txn = TxnRequest { success: (1..=8).map(put).collect(), ..Default::default() };
+    let reply = acme.unary("/etcdserverpb.KV/Txn", &txn).await;
+    assert_eq!(reply.grpc_status, Some(8), "{reply:?}");
+    assert_eq!(ringfence.stop().code(), Some(0));
+    let look_up = |record: &&serde_json::Value| {
+        record["type"] == "decision" && record["principal"] == "(ringfence)"
+    };
+    let look_ups = ringfence.records().iter().filter(look_up).count();
+    assert!((1..8).contains(&look_ups), "{look_ups}");
 }
 
 /// The attack: etcd says twice that a watch is canceled which began before the compacted revision, and

@@ -89,16 +89,25 @@ fn read<'c>(
     client: &'c Client,
     request: &HttpRequest<'_>,
 ) -> Result<(&'c Identified, PageRequest, CallShare), HttpRefusal> {
-    let head = request.head;
     let identified =
         client.identified.as_ref().map_err(|nobody| HttpRefusal::NoPrincipal(nobody.clone()))?;
-    let page = page_of(head);
+    let page = read_page(request);
     // First of all, so that no mistake is free; but a probe must not fail for a busy program.
-    let is_health = page.is_some_and(|page| page.verb() == StoreVerb::Health);
-    if !is_health && !identified.takes_request(core) {
+    let is_probe = page.as_ref().is_ok_and(|page| page.page().verb() == StoreVerb::Health);
+    if !is_probe && !identified.takes_request(core) {
         return Err(HttpRefusal::Rate);
     }
-    let page = page.ok_or(HttpRefusal::UnknownPath)?;
+    let page = page?;
+    let mut share = identified.share.call(identified.bounds.calls).ok_or(HttpRefusal::Share)?;
+    if !share.add_page(PAGES_PER_PRINCIPAL) {
+        return Err(HttpRefusal::Share);
+    }
+    Ok((identified, page, share))
+}
+
+fn read_page(request: &HttpRequest<'_>) -> Result<PageRequest, HttpRefusal> {
+    let head = request.head;
+    let page = page_of(head).ok_or(HttpRefusal::UnknownPath)?;
     if head.method != Method::GET {
         return Err(HttpRefusal::Method);
     }
@@ -114,12 +123,7 @@ fn read<'c>(
     if request.has_body {
         return Err(HttpRefusal::Body);
     }
-    let page = PageRequest::read(page, head.uri.query())?;
-    let mut share = identified.share.call(identified.bounds.calls).ok_or(HttpRefusal::Share)?;
-    if !share.add_page(PAGES_PER_PRINCIPAL) {
-        return Err(HttpRefusal::Share);
-    }
-    Ok((identified, page, share))
+    Ok(PageRequest::read(page, head.uri.query())?)
 }
 
 /// HTTP/1.1 names the host in its target only towards a forward proxy, which this is not.

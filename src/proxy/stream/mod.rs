@@ -379,7 +379,10 @@ impl Stream<'_> {
     }
 
     fn answer_watch(&mut self, reason: &str) {
-        self.answers.push_back(answer_to_create(self.header, reason));
+        // Who may do nothing at all does not learn the store's revision from a denial.
+        let grants = self.head.identified.identification.rights.grants_anything();
+        let header = if grants { self.header } else { Header::default() };
+        self.answers.push_back(answer_to_create(header, reason));
     }
 
     /// Bytes of etcd's messages: the facts of those that end here, then on to the client.
