@@ -40,6 +40,27 @@ impl Verdict {
     const ALL: [&'static str; 3] = ["allow", "deny", "refuse"];
 }
 
+/// What came of a log-in to etcd, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginResult {
+    /// There is a token.
+    Ok,
+    /// etcd refuses the user.
+    Refused,
+    /// etcd could not be asked.
+    Unavailable,
+}
+
+impl LoginResult {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 fn counters(
     requests: &Family<RequestLabels, Counter>,
     rpc: &'static str,
@@ -82,6 +103,7 @@ pub struct Metrics {
     pub audit_records: Counter<u64, AtomicU64>,
     /// Requests refused because the log had no room.
     pub audit_refused: Counter<u64, AtomicU64>,
+    logins: Family<Labels, Counter>,
     latency: Histogram,
     audit_sync: Histogram,
 }
@@ -104,6 +126,7 @@ impl Default for Metrics {
             refusals_unrecorded: Counter::default(),
             audit_records: Counter::default(),
             audit_refused: Counter::default(),
+            logins: Family::default(),
             latency: Histogram::new(LATENCY_BUCKETS),
             audit_sync: Histogram::new(SYNC_BUCKETS),
             registry: Registry::default(),
@@ -138,6 +161,11 @@ impl Metrics {
             "upstream_connect_failures",
             "Failed attempts to connect to etcd",
             self.upstream_connect_failures.clone(),
+        );
+        registry.register(
+            "upstream_logins",
+            "Log-ins to etcd as the users of identities, by result",
+            self.logins.clone(),
         );
         registry.register(
             "throttled",
@@ -187,6 +215,11 @@ impl Metrics {
     /// Counts a refused handshake.
     pub fn count_refused_handshake(&self, reason: &'static str) {
         self.handshakes_refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts a log-in to etcd.
+    pub fn count_login(&self, result: LoginResult) {
+        self.logins.get_or_create(&[("result", result.name())]).inc();
     }
 
     /// Counts a connection that ended.

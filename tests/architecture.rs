@@ -35,12 +35,15 @@ const IMPURE: &str = "tokio tokio_rustls hyper hyper_util h2 http_body_util rust
 const IMPURE_IN_STD: &str = "fs io os env process thread *";
 
 /// Tokens that may stand in these files only (a folder ends with `/`).
-const RESERVED: [(&str, &str); 9] = [
+const RESERVED: [(&str, &str); 11] = [
     ("Permit :: new (", "src/policy/decide/mod.rs"),
     ("Permit {", "src/policy/permit.rs src/policy/decide/mod.rs"),
     // Permits for steps of ringfence's own: which keys a lease holds, and the lease of a lock.
     ("permit_look_up", "src/policy/ src/proxy/authorize.rs"),
     ("permit_session_lease", "src/policy/ src/proxy/relay.rs"),
+    // And for its log-ins as users of etcd.
+    ("permit_log_in", "src/policy/ src/proxy/acting.rs"),
+    ("permit_probe", "src/policy/ src/proxy/acting.rs"),
     ("HttpPermit {", "src/policy/http.rs"),
     ("Recorded {", "src/audit/recorder.rs"),
     ("forward", "src/upstream/ src/proxy/"),

@@ -384,6 +384,71 @@ fn every_mistake_of_a_policy_is_told() {
     check_policy("policy_empty_key", "prefix = \"/tenants/${cn}/\"", "key = \"\"");
 }
 
+/// As whom an identity reaches etcd: what is said of it must be whole, and what it names must be there.
+#[test]
+fn every_mistake_of_the_way_to_etcd_is_told() {
+    let check = |name: &str, upstream: &str| {
+        let more = format!("roles = [\"tenant\"]\nupstream = {{ {upstream} }}");
+        check_policy(&format!("policy_upstream_{name}"), "roles = [\"tenant\"]", &more);
+    };
+    check("empty", "");
+    check("half", "user = \"u\", key = \"k\"");
+    check("both", "user = \"u\", password_file = \"p\", certificate = \"c\", key = \"k\"");
+    check("unknown_key", "user = \"u\", password_file = \"p\", password = \"secret\"");
+    check("no_file", "user = \"u\", password_file = \"missing\"");
+    check("many_lines", "user = \"u\", password_file = \"pki/acme.crt\"");
+    check("no_password", "user = \"u\", password_file = \"/dev/null\"");
+    check("no_user", "user = \"\", password_file = \"p\"");
+    check("other_variable", "user = \"${cn}\", password_file = \"pki/${org}\"");
+    check("variable_in_one", "user = \"${cn}\", password_file = \"pki/p\"");
+    check("two_variables", "user = \"${cn}/${org}\", password_file = \"pki/${cn}\"");
+    check("variable_in_folder", "user = \"${cn}\", password_file = \"${cn}/password\"");
+    check("no_folder", "user = \"${cn}\", password_file = \"passwords/${cn}\"");
+    check("no_certificate", "certificate = \"pki/none.crt\", key = \"pki/acme.key\"");
+    check("other_key", "certificate = \"pki/acme.crt\", key = \"pki/globex.key\"");
+}
+
+/// Not wrong, but probably not meant: a password for everybody to read, and a folder without any.
+#[test]
+fn what_is_odd_about_password_files_is_warned_of() {
+    let folder = folder();
+    fs::write(folder.path().join("ringfence.toml"), CONFIG).unwrap();
+    let passwords = folder.path().join("passwords");
+    fs::create_dir(&passwords).unwrap();
+    let two = r#"
+[[identity]]
+name = "one"
+match = { ca = "tenants", org = "one" }
+roles = ["tenant"]
+upstream = { user = "one", password_file = "passwords/one" }
+[[identity]]
+name = "same"
+match = { ca = "tenants", org = "same" }
+roles = ["tenant"]
+upstream = { user = "o${cn}", password_file = "passwords/o${cn}" }
+"#;
+    let with_upstream = |upstream: &str| {
+        let roles = "roles = [\"tenant\"]";
+        let policy = POLICY.replacen(roles, &format!("{roles}\nupstream = {{ {upstream} }}"), 1);
+        fs::write(folder.path().join("policy.toml"), format!("{policy}{two}")).unwrap();
+    };
+    let write = |name: &str, text: &str, mode| {
+        fs::write(passwords.join(name), text).unwrap();
+        fs::set_permissions(passwords.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    write("one", "a secret\n", 0o644);
+    with_upstream("user = \"${cn}\", password_file = \"passwords/${cn}.password\"");
+    let (success, said) = ringfence(folder.path(), &["check"]);
+    assert!(success, "{said}");
+    insta::assert_snapshot!("password_warnings", said);
+    // Two files for one user: with two passwords it is in doubt which.
+    write("two", "another secret\n", 0o600);
+    with_upstream("user = \"one\", password_file = \"passwords/two\"");
+    let (success, said) = ringfence(folder.path(), &["check"]);
+    assert!(!success && !said.contains("secret"), "{said}");
+    insta::assert_snapshot!("password_twice", said);
+}
+
 #[test]
 fn several_mistakes_in_several_files_are_told_in_one_run() {
     check(

@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 
 use ringfence::document::Problems;
 use ringfence::etcd::{KeyVerb, Page, StoreVerb};
-use ringfence::metrics::Metrics;
+use ringfence::metrics::{LoginResult, Metrics};
 use ringfence::policy::{Policy, PolicySource};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -161,6 +161,7 @@ fn every_metric_is_described_and_none_is_invented() {
     let metrics = Metrics::default();
     metrics.count_refused_handshake("reason");
     metrics.count_ended_connection("reason");
+    metrics.count_login(LoginResult::Ok);
     let text = metrics.render();
     let mut exposed = BTreeSet::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -230,8 +231,8 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
     let refuse = source("src/proxy/refuse.rs");
     let reason = refuse.split("fn reason(").nth(1).unwrap().split("fn status(").next().unwrap();
     let authorize = source("src/proxy/authorize.rs");
-    let ends =
-        ["relay", "stream/mod", "respond"].map(|name| source(&format!("src/proxy/{name}.rs")));
+    let ends = ["relay", "stream/mod", "stream/request", "stream/response", "respond"]
+        .map(|name| source(&format!("src/proxy/{name}.rs")));
     let ends = ends.concat();
     let acceptor = source("src/tls/acceptor.rs").replace(['\n', ' '], "");
     let page = source("src/proxy/page/refuse.rs");

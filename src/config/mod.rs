@@ -7,6 +7,7 @@ mod files;
 mod lease_keys;
 mod raw;
 mod resolve;
+mod users;
 
 pub use files::{TextError, read_text};
 pub use lease_keys::LeaseKeyFile;
@@ -17,7 +18,8 @@ use std::net::SocketAddr;
 use crate::document::Problem;
 use crate::policy::Policy;
 use crate::proxy::{Advertise, Limits};
-use crate::tls::{Authority, KeyPair};
+use crate::tls::{Authority, Connector, KeyPair};
+use crate::upstream::Logins;
 use crate::{audit, upstream};
 
 /// Everything that `serve` needs.
@@ -31,6 +33,10 @@ pub struct Config {
     pub authorities: Vec<Authority>,
     /// How etcd is reached.
     pub upstream: upstream::Config,
+    /// The ways to etcd with certificates of identities, in the order of the policy.
+    pub identity_connectors: Vec<Connector>,
+    /// Users of etcd as which identities reach it.
+    pub logins: Logins,
     /// The audit log.
     pub audit: audit::Config,
     /// Where metrics and health are.

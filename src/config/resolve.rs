@@ -9,14 +9,14 @@ use std::time::Duration;
 use super::files::{self, Matching};
 use super::lease_keys::LeaseKeyFile;
 use super::raw::{ADMIN_LISTEN, Raw, RawClient, RawLimits, RawUpstream};
-use super::{Config, raw};
+use super::{Config, raw, users};
 use crate::document::{Document, Located, Location, Problem, Problems, Severity};
 use crate::etcd::StoreVerb;
 use crate::policy::{Policy, PolicySource};
 use crate::proxy::{Advertise, Limits};
 use crate::tls::material::{MaterialError, Purpose};
 use crate::tls::{Authority, Connector, KeyPair, material};
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Logins};
 use crate::{audit, upstream};
 
 /// Reads the config, its policies, certificates and keys. `now` is the time since 1970, for what
@@ -41,6 +41,16 @@ pub fn load(path: &Path, now: Duration) -> Result<Config, Vec<Problem>> {
         }
     }
 }
+
+/// What the policy files say, with what they name.
+struct LoadedPolicy {
+    policy: Policy,
+    identity_connectors: Vec<Connector>,
+    logins: Logins,
+}
+
+/// Identities that reach etcd with a certificate of their own.
+const IDENTITY_CERTIFICATES_MAX: usize = 16;
 
 struct Loader<'a> {
     folder: &'a Path,
@@ -90,6 +100,7 @@ impl Loader<'_> {
         });
         let limits = limits(&raw.limits);
         let advertise = self.advertise(raw);
+        let policy = policy?;
         Some(Config {
             listen,
             certificate: certificate?,
@@ -97,7 +108,9 @@ impl Loader<'_> {
             upstream: upstream?,
             audit: audit?,
             admin_listen: admin_listen?,
-            policy: policy?,
+            policy: policy.policy,
+            identity_connectors: policy.identity_connectors,
+            logins: policy.logins,
             lease_keys: lease_keys?,
             advertise,
             limits,
@@ -154,10 +167,19 @@ impl Loader<'_> {
         purpose: Purpose,
     ) -> Option<KeyPair> {
         let (certificate, key) = (certificate?, key?);
+        let paths = (self.folder.join(&certificate.value), self.folder.join(&key.value));
+        self.key_pair_in((certificate, key), &paths, purpose)
+    }
+
+    fn key_pair_in(
+        &self,
+        (certificate, key): (&Located<String>, &Located<String>),
+        paths: &(PathBuf, PathBuf),
+        purpose: Purpose,
+    ) -> Option<KeyPair> {
         let report = |place: &Located<String>, error: MaterialError| {
             self.problems.error(&place.location, error.to_string(), error.hint());
         };
-        let paths = (self.folder.join(&certificate.value), self.folder.join(&key.value));
         let chain = material::certificates(&paths.0).map_err(|error| report(certificate, error));
         let signing = material::signing_key(&paths.1).map_err(|error| report(key, error));
         let pair = material::pair(chain.ok()?, signing.ok()?, (&paths.0, &paths.1));
@@ -314,7 +336,7 @@ impl Loader<'_> {
     }
 
     /// What no file says can only be told when every file was read.
-    fn policy(&self, raw: &Raw, authorities: &[&str]) -> Option<Policy> {
+    fn policy(&self, raw: &Raw, authorities: &[&str]) -> Option<LoadedPolicy> {
         let mut source = PolicySource::default();
         let mut complete = true;
         let mut read = BTreeSet::new();
@@ -349,7 +371,46 @@ impl Loader<'_> {
             self.problems.warning(&first.location, what, "every certificate is nobody's");
         }
         self.check_settings(&source, raw);
-        Some(Policy::compile(source, authorities, self.problems))
+        let identity_connectors = self.identity_connectors(&source, raw);
+        let logins = users::load(&source, self.problems);
+        let policy = Policy::compile(source, authorities, self.problems);
+        Some(LoadedPolicy { policy, identity_connectors, logins })
+    }
+
+    /// The ways to etcd that identities have for themselves, in the order of the policy.
+    fn identity_connectors(&self, source: &PolicySource, raw: &Raw) -> Vec<Connector> {
+        let mut connectors = Vec::new();
+        for (number, (certificate, key)) in source.upstream_certificates().enumerate() {
+            let error =
+                |what: String, hint: &str| self.problems.error(&certificate.location, what, hint);
+            if number == IDENTITY_CERTIFICATES_MAX {
+                let what = format!(
+                    "more than {IDENTITY_CERTIFICATES_MAX} identities have a certificate towards etcd"
+                );
+                error(
+                    what,
+                    "each takes connections of its own on every core; users with passwords do not",
+                );
+                break;
+            }
+            if !raw.upstream.endpoints.iter().all(|text| text.value.starts_with("https:")) {
+                let what =
+                    "`upstream.certificate` of an identity, and an endpoint that is not https";
+                error(what.to_owned(), "without TLS etcd sees no certificate");
+                continue;
+            }
+            let paths = [certificate, key].map(|text| users::beside(&text.location, &text.value));
+            let pair = self.key_pair_in((certificate, key), &paths.into(), Purpose::Client);
+            // What is wrong with the CA is said once.
+            let roots = raw.upstream.ca.as_ref();
+            let roots = roots.and_then(|ca| material::roots(&self.folder.join(&ca.value)).ok());
+            let Some((pair, roots)) = pair.zip(roots) else { continue };
+            match Connector::new(roots, Some(&pair)) {
+                Ok(connector) => connectors.push(connector),
+                Err(fault) => self.problems.error(&certificate.location, fault.to_string(), ""),
+            }
+        }
+        connectors
     }
 
     fn matching(&self, pattern: &Located<String>) -> Option<BTreeSet<PathBuf>> {

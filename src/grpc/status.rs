@@ -16,6 +16,8 @@ pub enum Code {
     PermissionDenied = 7,
     /// 8
     ResourceExhausted = 8,
+    /// 9
+    FailedPrecondition = 9,
     /// 12
     Unimplemented = 12,
     /// 13

@@ -9,4 +9,4 @@ pub mod principal;
 
 pub use certificate::CertificateFacts;
 pub use pattern::{CertificatePattern, Glob};
-pub use principal::{CaptureError, Principal, Variable};
+pub use principal::{CaptureError, Principal, Variable, is_plain};

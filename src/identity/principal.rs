@@ -75,9 +75,7 @@ impl Variable {
             Self::UriHost => self.uri_part(&facts.uris, 0)?,
             Self::UriPath(position) => self.uri_part(&facts.uris, usize::from(position))?,
         };
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let fits = (1..=VALUE_BYTES_MAX).contains(&single.len()) && single.bytes().all(plain);
-        if fits { Ok(single) } else { Err(CaptureError::NotPlain(self)) }
+        if is_plain(single) { Ok(single) } else { Err(CaptureError::NotPlain(self)) }
     }
 
     fn single(self, values: &[String]) -> Result<&str, CaptureError> {
@@ -93,6 +91,13 @@ impl Variable {
         let parts = uri.split_once("://").and_then(|(_, rest)| rest.split('/').nth(part));
         parts.ok_or(CaptureError::NotSingle { variable: self, count: 0 })
     }
+}
+
+/// Whether a text can be the value of a variable.
+#[must_use]
+pub fn is_plain(value: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=VALUE_BYTES_MAX).contains(&value.len()) && value.bytes().all(plain)
 }
 
 impl fmt::Display for Variable {

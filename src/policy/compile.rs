@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::decide::Cause;
 use super::intervals::Intervals;
 use super::source::{IdentityLimits, KeysSource, Part, PolicySource, RuleSource, Template, Verbs};
+use super::upstream::{ActsAs, UpstreamSource};
 use crate::document::{Located, Location, Problems};
 use crate::etcd::{KeyRange, KeyVerb, StoreVerb};
 use crate::identity::{CaptureError, CertificateFacts, CertificatePattern, Principal, Variable};
@@ -46,6 +47,7 @@ struct Identity {
     pattern: CertificatePattern,
     rules: Vec<(RuleId, RuleSource)>,
     limits: IdentityLimits,
+    upstream: Option<(UpstreamSource, usize)>,
     variables: BTreeSet<Variable>,
     /// Worked out ahead when no rule depends on the certificate.
     ready: Option<Arc<Rights>>,
@@ -60,6 +62,8 @@ pub struct Identification {
     pub rights: Arc<Rights>,
     /// What it may use, where that is its own.
     pub limits: IdentityLimits,
+    /// As whom it reaches etcd.
+    pub acts_as: ActsAs,
 }
 
 /// Why a verified certificate is nobody.
@@ -115,6 +119,7 @@ impl Policy {
         }
         let mut identities: Vec<Identity> = Vec::new();
         let mut used = BTreeSet::new();
+        let mut certificates = 0;
         for identity in source.identities {
             let name = identity.name.value;
             if identities.iter().any(|other| other.name == name) {
@@ -147,7 +152,12 @@ impl Policy {
                 }
                 used.insert(role.value);
             }
-            identities.push(Identity::new(name, identity.pattern, rules, identity.limits));
+            let upstream = identity.upstream.map(|upstream| (upstream, certificates));
+            if let Some((UpstreamSource::Certificate { .. }, _)) = &upstream {
+                certificates += 1;
+            }
+            let identity = Identity::new(name, identity.pattern, rules, identity.limits, upstream);
+            identities.push(identity);
         }
         for (name, role) in roles.iter().filter(|(name, _)| !used.contains(*name)) {
             let what = format!("role `{name}` belongs to no identity");
@@ -198,6 +208,7 @@ impl Identity {
         pattern: CertificatePattern,
         rules: Vec<(RuleId, RuleSource)>,
         limits: IdentityLimits,
+        upstream: Option<(UpstreamSource, usize)>,
     ) -> Self {
         let mut variables = BTreeSet::new();
         for (_, rule) in &rules {
@@ -207,7 +218,9 @@ impl Identity {
         }
         let ready =
             variables.is_empty().then(|| Rights::build(&rules, &BTreeMap::new())).map(Arc::new);
-        Self { name, pattern, rules, limits, variables, ready }
+        // Two users of etcd are two principals.
+        variables.extend(upstream.iter().flat_map(|(upstream, _)| upstream.variables()));
+        Self { name, pattern, rules, limits, upstream, variables, ready }
     }
 
     fn identification(&self, facts: &CertificateFacts) -> Result<Identification, NoPrincipal> {
@@ -230,7 +243,11 @@ impl Identity {
             None => Arc::new(Rights::build(&self.rules, &values)),
         };
         let principal = Principal::new(&self.name, captures);
-        Ok(Identification { principal, rights, limits: self.limits })
+        let acts_as = self
+            .upstream
+            .as_ref()
+            .map_or(ActsAs::Ringfence, |(upstream, number)| upstream.acts_as(&values, *number));
+        Ok(Identification { principal, rights, limits: self.limits, acts_as })
     }
 
     /// A field whose pattern has a star tells principals apart, so its one value is captured.
@@ -371,7 +388,7 @@ fn check_range_order(rule: &RuleSource, problems: &Problems) {
 }
 
 impl Template {
-    fn variables(&self) -> Vec<Variable> {
+    pub(super) fn variables(&self) -> Vec<Variable> {
         let variable = |part: &Part| match part {
             Part::Variable(variable) => Some(*variable),
             Part::Literal(_) => None,
@@ -379,7 +396,7 @@ impl Template {
         self.0.iter().filter_map(variable).collect()
     }
 
-    fn filled(&self, values: &BTreeMap<Variable, String>) -> Option<Vec<u8>> {
+    pub(super) fn filled(&self, values: &BTreeMap<Variable, String>) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         for part in &self.0 {
             match part {

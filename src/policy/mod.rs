@@ -12,12 +12,15 @@ mod intervals;
 pub mod lease;
 mod permit;
 mod source;
+mod upstream;
 
 pub use compile::{Identification, NoPrincipal, Policy, Rights, RuleId};
 pub use decide::{
-    Asker, Cause, Decision, Denial, decide, decide_touch, permit_look_up, permit_session_lease,
+    Asker, Cause, Decision, Denial, decide, decide_touch, permit_log_in, permit_look_up,
+    permit_probe, permit_session_lease,
 };
 pub use http::{HttpDecision, HttpDenial, HttpPermit, decide_http};
 pub use lease::{FoundLeases, LeaseKeys};
 pub use permit::Permit;
 pub use source::{IdentityLimits, PolicySource, RuleSource};
+pub use upstream::{ActsAs, PasswordFiles};

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
+use super::upstream::{PasswordFiles, UpstreamSource, read_upstream};
 use crate::document::{Document, Located, Location, Problems, TableReader};
 use crate::etcd::{KeyVerb, StoreVerb};
 use crate::identity::{CertificatePattern, Glob, Variable};
@@ -23,6 +24,7 @@ pub(super) struct IdentitySource {
     pub(super) ca: Located<String>,
     pub(super) roles: Vec<Located<String>>,
     pub(super) limits: IdentityLimits,
+    pub(super) upstream: Option<UpstreamSource>,
 }
 
 /// What an identity may use, where it differs from the `[limits]` of the config.
@@ -93,6 +95,28 @@ impl PolicySource {
         rules.find(|rule| rule.allow.store.contains(&verb)).map(|rule| &rule.location)
     }
 
+    /// Where the passwords of users of etcd are, as which identities reach it.
+    pub fn password_files(&self) -> impl Iterator<Item = &PasswordFiles> {
+        self.upstreams().filter_map(|upstream| match upstream {
+            UpstreamSource::User { passwords, .. } => Some(passwords),
+            UpstreamSource::Certificate { .. } | UpstreamSource::Unreadable => None,
+        })
+    }
+
+    /// The certificates and keys with which identities reach etcd, in their order.
+    pub fn upstream_certificates(
+        &self,
+    ) -> impl Iterator<Item = (&Located<String>, &Located<String>)> {
+        self.upstreams().filter_map(|upstream| match upstream {
+            UpstreamSource::Certificate { certificate, key } => Some((certificate, key)),
+            UpstreamSource::User { .. } | UpstreamSource::Unreadable => None,
+        })
+    }
+
+    fn upstreams(&self) -> impl Iterator<Item = &UpstreamSource> {
+        self.identities.iter().filter_map(|identity| identity.upstream.as_ref())
+    }
+
     /// Whether nobody is named.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -125,9 +149,13 @@ fn read_identity(table: TableReader<'_>) -> Option<IdentitySource> {
         )
         .and_then(read_pattern);
     let limits = table.table("limits").map_or_else(IdentityLimits::default, read_identity_limits);
+    // One that cannot be read must not become none: its principals would reach etcd as ringfence.
+    let upstream = table.has("upstream").then(|| {
+        table.table("upstream").and_then(read_upstream).unwrap_or(UpstreamSource::Unreadable)
+    });
     table.finish();
     let (ca, pattern) = pattern?;
-    Some(IdentitySource { name: name?, pattern, ca, roles, limits })
+    Some(IdentitySource { name: name?, pattern, ca, roles, limits, upstream })
 }
 
 fn read_identity_limits(table: TableReader<'_>) -> IdentityLimits {
@@ -318,7 +346,11 @@ fn known_verbs(about_keys: bool) -> String {
     format!("known here: {}", names.join(", "))
 }
 
-fn read_template(text: &Located<String>, hex: bool, problems: &Problems) -> Option<Template> {
+pub(super) fn read_template(
+    text: &Located<String>,
+    hex: bool,
+    problems: &Problems,
+) -> Option<Template> {
     if hex {
         let bytes = decode_hex(&text.value);
         if bytes.is_none() {

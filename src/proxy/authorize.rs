@@ -2,11 +2,12 @@
 //! the client hears. Unary calls and the messages of streams both come through here.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::acting::record_step;
 use super::connection::{Client, Identified};
 use super::refuse::{
     audit_unavailable, forward_failed, permission_denied, timed_out, too_many_requests,
@@ -23,15 +24,15 @@ use crate::grpc::Status;
 use crate::grpc::metadata::Metadata;
 use crate::metrics;
 use crate::policy::{Asker, Cause, Decision, Denial, FoundLeases, Permit, decide, permit_look_up};
-use crate::upstream::{ForwardError, forward};
+use crate::upstream::ForwardError;
 
 /// Who asks for ringfence's own steps. No identity can have this name.
-const OURSELVES: &str = "(ringfence)";
+pub(super) const OURSELVES: &str = "(ringfence)";
 
 /// One request of a principal.
 #[derive(Clone, Copy)]
 pub(super) struct Asking<'a> {
-    pub(super) core: &'a Core,
+    pub(super) core: &'a Rc<Core>,
     pub(super) identified: &'a Identified,
     pub(super) metadata: &'a Metadata,
     pub(super) call: CallId,
@@ -166,16 +167,7 @@ impl<'a> Asking<'a> {
             }
             let call = self.call.step(u32::try_from(position + 1).unwrap_or(u32::MAX));
             let permit = permit_look_up(*lease);
-            let event = Event::Decision(DecisionEvent {
-                call,
-                principal: Some(OURSELVES.into()),
-                path: Path::Known(permit.rpc().path()),
-                verdict: Verdict::Allow(SmallVec::new()),
-                touches: RecordedTouches::new(permit.touches()),
-                request_bytes: permit.body().len(),
-            });
-            let recorded =
-                self.core.recorder.allow(self.share(), call, record(event), Some(ends)).await?;
+            let recorded = record_step(self.core, self.share(), call, &permit, ends).await?;
             let answer = self.lease_keys(&permit, &recorded, call, ends).await;
             let (fault, status) = match &answer {
                 Ok(_) => (None, Some(0)),
@@ -199,7 +191,7 @@ impl<'a> Asking<'a> {
         call: CallId,
         ends: Instant,
     ) -> Result<Vec<StoredKey>, ForwardError> {
-        let forwarding = forward(&self.core.pool, permit, recorded, call, self.metadata);
+        let forwarding = self.forward(permit, recorded, call);
         let answering = async { collect(forwarding.await?).await };
         let bounded = tokio::time::timeout_at(ends, answering).await;
         let answer = bounded.unwrap_or(Err(ForwardError::TimedOut))?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::acting::ActsAs;
 use super::ending::Ending;
 use super::rate::{PerSecond, Rate};
 use super::share::Share;
@@ -33,6 +34,7 @@ pub(super) struct Identified {
     pub(super) identification: Identification,
     pub(super) share: Rc<Share>,
     pub(super) bounds: Bounds,
+    pub(super) acts_as: ActsAs,
     /// `None` is no limit.
     rate: Option<Arc<Rate>>,
     /// Its part of the room for audit records.
@@ -66,7 +68,8 @@ impl Identified {
         let bytes = own.bytes_per_second.unwrap_or(limits.bytes_per_second_per_principal);
         let per_second = PerSecond { requests, bytes };
         let rate = core.rates.of(&identification.principal, per_second, core.started.elapsed());
-        Self { name, identification, share, bounds, rate, queue_share }
+        let acts_as = ActsAs::new(core, &identification.acts_as);
+        Self { name, identification, share, bounds, acts_as, rate, queue_share }
     }
 
     /// Counts bytes of a request or a reply.

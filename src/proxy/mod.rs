@@ -3,6 +3,7 @@
 //!
 //! It never sends client bytes, client paths or client headers on.
 
+mod acting;
 mod authorize;
 mod call;
 mod connection;
@@ -37,7 +38,7 @@ use crate::etcd::response::Header;
 use crate::metrics::Metrics;
 use crate::policy::{LeaseKeys, Policy};
 use crate::tls::Acceptor;
-use crate::upstream::{HttpClient, Pool};
+use crate::upstream::{HttpClient, Logins, Pool};
 
 /// The bounds of the client port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +104,12 @@ pub struct Core {
     pub acceptor: Arc<Acceptor>,
     /// Connections to etcd.
     pub pool: Pool,
+    /// Those that identities have for themselves, each with a certificate of its own.
+    pub certificate_pools: Vec<Rc<Pool>>,
+    /// Users of etcd as which identities reach it; shared by every core.
+    pub logins: Arc<Logins>,
+    /// How many steps of ringfence's own there were.
+    pub own_steps: Cell<u32>,
     /// The way to etcd's pages.
     pub http: HttpClient,
     /// What principals use of this core.
@@ -123,6 +130,18 @@ pub struct Core {
     pub last_header: Cell<Header>,
     /// Turns true when the end was asked for.
     pub draining: tokio::sync::watch::Receiver<bool>,
+}
+
+/// Look-ups of leases have the numbers below.
+const FIRST_OWN_STEP: u32 = 16;
+
+impl Core {
+    /// A number for a step of ringfence's own, among those of one call.
+    fn next_step(&self) -> u32 {
+        let number = self.own_steps.get();
+        self.own_steps.set(number.wrapping_add(1));
+        FIRST_OWN_STEP.saturating_add(number & (u32::MAX >> 1))
+    }
 }
 
 /// The client URLs of each member that lead to a ringfence, by the member's name. A member that is

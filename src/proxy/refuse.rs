@@ -98,12 +98,12 @@ impl Refusal {
     }
 }
 
-/// What a denied client hears: never which key or rule it was.
 /// What a request is told that needs more than is left of its principal's rate.
 pub(super) fn too_many_requests() -> (Status, &'static str) {
     (Status::new(Code::ResourceExhausted, TOO_MANY_REQUESTS), "rate")
 }
 
+/// What a denied client hears: never which key or rule it was.
 pub(super) fn permission_denied() -> Status {
     Status::new(Code::PermissionDenied, PERMISSION_DENIED)
 }
@@ -127,6 +127,17 @@ pub(super) fn forward_failed(error: &ForwardError) -> (Status, &'static str) {
         ForwardError::Broken(_) => (unavailable("the connection to etcd broke"), "broken"),
         ForwardError::NotGrpc(_) => (unavailable("etcd's answer is not gRPC"), "not_grpc"),
         ForwardError::Unreadable => (unavailable("etcd's answer cannot be read"), "unreadable"),
+        // Not Unavailable: etcd's clients would try again at once, and each time etcd's CPU pays.
+        ForwardError::LoginRefused => (
+            Status::new(
+                Code::FailedPrecondition,
+                "ringfence: etcd refuses the user as which this identity reaches it",
+            ),
+            "login_refused",
+        ),
+        ForwardError::TokenRefused => {
+            (unavailable("etcd does not take the token"), "token_refused")
+        }
         ForwardError::TimedOut => timed_out(),
         ForwardError::Mismatch => {
             (Status::new(Code::Internal, "ringfence: internal error"), "internal")

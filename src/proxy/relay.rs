@@ -4,8 +4,8 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use bytes::Bytes;
+use h2::SendStream;
 use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ use crate::etcd::response::{ResponseScan, StreamScan};
 use crate::grpc::Status;
 use crate::grpc::frame::framed;
 use crate::policy::{Permit, permit_session_lease};
-use crate::upstream::{ForwardError, Reply, forward, forward::send_all};
+use crate::upstream::{ForwardError, Reply, forward::send_all};
 
 /// How far the reply got; kept outside the futures that may be cut off.
 struct Progress {
@@ -130,8 +130,7 @@ async fn relay(
             return finish(respond, progress, &refused);
         }
     }
-    let mut forwarding =
-        pin!(forward(&asking.core.pool, permit, recorded, asking.call, asking.metadata));
+    let mut forwarding = pin!(asking.forward(permit, recorded, asking.call));
     let mut reply = match waiting.until_end(respond, forwarding.as_mut()).await {
         Ok(reply) => reply,
         Err(error @ (RelayError::ClientGone | RelayError::TimedOut)) if permit.rpc().writes() => {
@@ -179,9 +178,9 @@ async fn settle(core: &Core, settling: Pin<Box<impl Future<Output = ()>>>) {
 }
 
 async fn read_to_end(reply: &mut Reply, progress: &mut Progress) {
-    while let Some(Ok(chunk)) = reply.body.data().await {
+    while let Ok(Some(chunk)) = reply.chunk().await {
         progress.scan.push(&chunk);
-        if reply.body.flow_control().release_capacity(chunk.len()).is_err() {
+        if reply.release(chunk.len()).is_err() {
             return;
         }
     }
@@ -242,7 +241,7 @@ async fn step(
     permit: &Permit,
     recorded: &Recorded,
 ) -> Result<Option<HeaderMap>, ForwardError> {
-    let reply = forward(&asking.core.pool, permit, recorded, asking.call, asking.metadata).await?;
+    let reply = asking.forward(permit, recorded, asking.call).await?;
     let Whole { trailers, .. } = collect(reply).await?;
     let fine = trailers.get("grpc-status").is_some_and(|status| status == "0");
     Ok((!fine).then_some(trailers))
@@ -275,31 +274,29 @@ async fn pass_through(
     let stream = progress.body.insert(stream.map_err(|_| RelayError::ClientGone)?);
     let mut come: u64 = 0;
     loop {
-        let taken =
-            match next(&mut reply.body, stream, &mut progress.outbox, endless.as_mut()).await? {
-                Next::Chunk(chunk) => {
-                    if rpc.reads_values() {
-                        check_size(asking, &chunk, come)?;
-                    }
-                    come += chunk.len() as u64;
-                    progress.scan.push(&chunk);
-                    if let Some(endless) = &mut endless {
-                        endless.scan.push(&chunk, |_| ());
-                    }
-                    progress.outbox.push(chunk, stream).map_err(|_| RelayError::ClientGone)?
+        let taken = match next(reply, stream, &mut progress.outbox, endless.as_mut()).await? {
+            Next::Chunk(chunk) => {
+                if rpc.reads_values() {
+                    check_size(asking, &chunk, come)?;
                 }
-                Next::Taken(bytes) => bytes,
-                Next::End => break,
-            };
+                come += chunk.len() as u64;
+                progress.scan.push(&chunk);
+                if let Some(endless) = &mut endless {
+                    endless.scan.push(&chunk, |_| ());
+                }
+                progress.outbox.push(chunk, stream).map_err(|_| RelayError::ClientGone)?
+            }
+            Next::Taken(bytes) => bytes,
+            Next::End => break,
+        };
         progress.response_bytes += taken as u64;
         asking.identified.charge_bytes(asking.core, taken);
         // Only now may etcd send more: a reader that stops, stops etcd.
-        let released = reply.body.flow_control().release_capacity(taken);
-        released.map_err(ForwardError::Broken)?;
+        reply.release(taken)?;
     }
-    let trailers = reply.body.trailers().await.map_err(ForwardError::Broken)?;
+    let trailers = reply.trailers().await?;
     let mut sent = HeaderMap::new();
-    progress.told = Some(copy_status(&trailers.unwrap_or_default(), &mut sent));
+    progress.told = Some(copy_status(&trailers, &mut sent));
     stream.send_trailers(sent).map_err(|_| RelayError::ClientGone)
 }
 
@@ -327,7 +324,7 @@ enum Next {
 /// What happens next. The client may go while etcd is silent, and whoever follows an election may be left
 /// waiting for days.
 async fn next(
-    body: &mut RecvStream,
+    reply: &mut Reply,
     client: &mut SendStream<Bytes>,
     outbox: &mut Outbox,
     endless: Option<&mut Endless>,
@@ -336,13 +333,11 @@ async fn next(
         if let Poll::Ready(taken) = outbox.poll_flush(client, context) {
             return Poll::Ready(taken.map(Next::Taken).map_err(|_| RelayError::ClientGone));
         }
-        match body.poll_data(context) {
-            Poll::Ready(Some(Ok(chunk))) => return Poll::Ready(Ok(Next::Chunk(chunk))),
-            Poll::Ready(Some(Err(error))) => {
-                return Poll::Ready(Err(ForwardError::Broken(error).into()));
-            }
-            Poll::Ready(None) if outbox.is_empty() => return Poll::Ready(Ok(Next::End)),
-            Poll::Ready(None) | Poll::Pending => {}
+        match reply.poll_chunk(context) {
+            Poll::Ready(Ok(Some(chunk))) => return Poll::Ready(Ok(Next::Chunk(chunk))),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+            Poll::Ready(Ok(None)) if outbox.is_empty() => return Poll::Ready(Ok(Next::End)),
+            Poll::Ready(Ok(None)) | Poll::Pending => {}
         }
         client.poll_reset(context).map(|_| Err(RelayError::ClientGone))
     });

@@ -39,13 +39,12 @@ pub(super) async fn collect(mut reply: Reply) -> Result<Whole, ForwardError> {
     }
     let mut reader = MessageReader::new(REPLY_BYTES_MAX);
     let mut bytes = 0;
-    while let Some(chunk) = reply.body.data().await {
-        let chunk = chunk?;
+    while let Some(chunk) = reply.chunk().await? {
         bytes += chunk.len();
-        reply.body.flow_control().release_capacity(chunk.len())?;
+        reply.release(chunk.len())?;
         reader.push(chunk).map_err(|_| ForwardError::Unreadable)?;
     }
-    let trailers = reply.body.trailers().await?.unwrap_or_default();
+    let trailers = reply.trailers().await?;
     let message = if bytes == 0 {
         None
     } else {

@@ -20,11 +20,12 @@ use crate::audit::fold::RefusalFold;
 use crate::audit::{Event, Recorder};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::tls::Acceptor;
-use crate::upstream::{Pool, Reachability};
+use crate::tls::{Acceptor, Connector};
+use crate::upstream::{self, Pool, Reachability};
 
 /// How often counters that live elsewhere are copied and folded refusals are recorded.
 const TICK: Duration = Duration::from_secs(1);
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Why ringfence does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -65,12 +66,10 @@ pub fn run(config: Config) -> Result<bool, ServeError> {
 
 async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
     let metrics = Arc::new(Metrics::default());
+    let as_identities = with_reachability(&config);
     let acceptor =
         Acceptor::new(&config.certificate, &config.authorities, config.limits.handshake_timeout)?;
-    let mut listeners = Vec::new();
-    for address in &config.listen {
-        listeners.push(bind("client.listen", *address).await?);
-    }
+    let listeners = bind_all(&config.listen).await?;
     let admin_listener = bind("admin.listen", config.admin_listen).await?;
 
     let random = |key: &mut [u8]| aws_lc_rs::rand::fill(key).is_ok();
@@ -80,8 +79,7 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
         Recorder::start(&config.audit, move |took| metrics.observe_audit_sync(took))?
     };
     let (identities, rules) = config.policy.size();
-    let version = env!("CARGO_PKG_VERSION");
-    recorder.record_process(Event::ProcessStart { version, identities, rules });
+    recorder.record_process(Event::ProcessStart { version: VERSION, identities, rules });
     let refusals = Arc::new(Mutex::new(RefusalFold::default()));
     let (drain, draining) = watch::channel(false);
     let (cut, cutting) = watch::channel(false);
@@ -93,6 +91,8 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
         refusals: Arc::clone(&refusals),
         metrics: Arc::clone(&metrics),
         acceptor: Arc::new(acceptor),
+        as_identities,
+        logins: Arc::new(config.logins),
         upstream: config.upstream.clone(),
         reachability: Arc::clone(&reachability),
         rates: Arc::default(),
@@ -133,6 +133,17 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
     writer.close()?;
     tracing::info!(clean, "ended");
     Ok(clean)
+}
+
+/// The ways to etcd that identities have for themselves.
+fn with_reachability(config: &Config) -> Vec<(upstream::Config, Arc<Reachability>)> {
+    let with = |connector: &Connector| {
+        let upstream =
+            upstream::Config { connector: Some(connector.clone()), ..config.upstream.clone() };
+        let reachability = Arc::new(Reachability::new(&upstream));
+        (upstream, reachability)
+    };
+    config.identity_connectors.iter().map(with).collect()
 }
 
 /// Waits until every call has ended; a second signal cuts those that are open.
@@ -183,6 +194,14 @@ async fn meanwhile<T>(now_and_then: impl Fn(), awaited: impl Future<Output = T>)
             () = tokio::time::sleep(TICK) => now_and_then(),
         }
     }
+}
+
+async fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.push(bind("client.listen", *address).await?);
+    }
+    Ok(listeners)
 }
 
 async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {

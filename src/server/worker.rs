@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::policy::{LeaseKeys, Policy};
 use crate::proxy::{self, Advertise, Core, Limits, OpenCalls, Rates, Shares};
 use crate::tls::Acceptor;
-use crate::upstream::{self, HttpClient, Pool, Reachability};
+use crate::upstream::{self, HttpClient, Logins, Pool, Reachability};
 
 /// Sockets that may wait for a core.
 const SOCKETS_WAITING_MAX: usize = 256;
@@ -35,6 +35,10 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) acceptor: Arc<Acceptor>,
     pub(super) upstream: upstream::Config,
+    /// The same with the certificates of identities; whether etcd can be reached so is no matter of the
+    /// others.
+    pub(super) as_identities: Vec<(upstream::Config, Arc<Reachability>)>,
+    pub(super) logins: Arc<Logins>,
     pub(super) reachability: Arc<Reachability>,
     pub(super) rates: Arc<Rates>,
     pub(super) limits: Limits,
@@ -138,6 +142,14 @@ pub(super) fn start(cores: usize, shared: &Shared) -> std::io::Result<Workers> {
     Ok(workers)
 }
 
+fn certificate_pools(shared: &Shared) -> Vec<Rc<Pool>> {
+    let pool = |(config, reachability): &(upstream::Config, Arc<Reachability>)| {
+        let metrics = Arc::clone(&shared.metrics);
+        Rc::new(Pool::new(config.clone(), metrics, Arc::clone(reachability)))
+    };
+    shared.as_identities.iter().map(pool).collect()
+}
+
 /// Serves until the end is asked for; true when every call had ended within the drain time.
 async fn serve(
     shared: Shared,
@@ -146,11 +158,15 @@ async fn serve(
     started: Instant,
 ) -> bool {
     let mut draining = shared.draining.clone();
+    let certificate_pools = certificate_pools(&shared);
     let core = Rc::new(Core {
         policy: shared.policy,
         recorder: shared.recorder.on_this_core(),
         refusals: shared.refusals,
         http: HttpClient::new(&shared.upstream, Arc::clone(&shared.metrics)),
+        certificate_pools,
+        logins: shared.logins,
+        own_steps: Cell::default(),
         pool: Pool::new(shared.upstream, Arc::clone(&shared.metrics), shared.reachability),
         metrics: shared.metrics,
         acceptor: shared.acceptor,

@@ -1,12 +1,13 @@
 //! Sends a permitted, recorded request. There is no other body to send than the permit's, and no
 //! other path than the catalog's.
 
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 
+use super::login::Token;
 use super::pool::{NoSlot, Pool, Slot};
 use crate::audit::{CallId, Recorded};
 use crate::etcd::Rpc;
@@ -19,10 +20,75 @@ use crate::policy::Permit;
 pub struct Reply {
     /// `grpc-status` and `grpc-message`, when the answer has no body.
     pub trailers_only: Option<HeaderMap>,
-    /// The body.
-    pub body: RecvStream,
+    body: RecvStream,
+    /// What was read of it to see whether there is any.
+    ahead: Option<Bytes>,
     /// Held until the body has been read.
     _slot: Slot,
+}
+
+/// With these etcd says that it does not take a token, before anything of the request has run
+/// (api/v3rpc/rpctypes). Their codes are those of other faults, too.
+const TOKEN_REFUSALS: [&str; 2] =
+    ["etcdserver: invalid auth token", "etcdserver: revision of auth store is old"];
+
+/// Whether trailers say that etcd does not take the token that came with the call.
+#[must_use]
+pub fn refuses_token(trailers: &HeaderMap) -> bool {
+    let message = trailers.get("grpc-message").map(HeaderValue::as_bytes);
+    TOKEN_REFUSALS.iter().any(|refusal| message == Some(refusal.as_bytes()))
+}
+
+impl Reply {
+    /// The next bytes of the body; `None` behind the last.
+    ///
+    /// # Errors
+    /// When the stream or its connection ends.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, ForwardError> {
+        std::future::poll_fn(|context| self.poll_chunk(context)).await
+    }
+
+    /// The same, to be polled.
+    pub fn poll_chunk(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, ForwardError>> {
+        if let Some(chunk) = self.ahead.take() {
+            return Poll::Ready(Ok(Some(chunk)));
+        }
+        self.body.poll_data(context).map(|chunk| Ok(chunk.transpose()?))
+    }
+
+    /// Lets etcd send as many bytes more.
+    ///
+    /// # Errors
+    /// When the stream is gone.
+    pub fn release(&mut self, bytes: usize) -> Result<(), ForwardError> {
+        Ok(self.body.flow_control().release_capacity(bytes)?)
+    }
+
+    /// The end, when the body has ended.
+    ///
+    /// # Errors
+    /// When the stream or its connection ends.
+    pub async fn trailers(&mut self) -> Result<HeaderMap, ForwardError> {
+        Ok(self.body.trailers().await?.unwrap_or_default())
+    }
+
+    /// Waits for the first bytes of the body, or the end: etcd does not say ahead that there is none.
+    ///
+    /// # Errors
+    /// When the stream or its connection ends.
+    pub async fn look_ahead(&mut self) -> Result<(), ForwardError> {
+        if self.trailers_only.is_some() {
+            return Ok(());
+        }
+        self.ahead = self.chunk().await?;
+        if self.ahead.is_none() {
+            self.trailers_only = Some(self.trailers().await?);
+        }
+        Ok(())
+    }
 }
 
 /// Why there is no answer; each says who is to blame and what the client hears.
@@ -43,6 +109,12 @@ pub enum ForwardError {
     /// An answer that has to be looked into is not what it should be, or is too large.
     #[error("etcd's answer cannot be read")]
     Unreadable,
+    /// etcd does not let the user in as which the identity reaches it; nothing was sent.
+    #[error("etcd refuses the user as which this identity reaches it")]
+    LoginRefused,
+    /// etcd took neither the token nor the one after it; nothing has run.
+    #[error("etcd does not take the token of the user as which this identity reaches it")]
+    TokenRefused,
     /// The answer did not come in time; the request may or may not have run.
     #[error("etcd did not answer in time")]
     TimedOut,
@@ -55,19 +127,21 @@ pub enum ForwardError {
 /// Sends the permit's request and waits for the head of the answer.
 ///
 /// # Errors
-/// When there is none. Nothing is ever sent twice: only a client knows whether that is safe.
+/// When there is none. Nothing that may have run is ever sent twice: only a client knows whether that is
+/// safe.
 pub async fn forward(
     pool: &Pool,
     permit: &Permit,
     recorded: &Recorded,
     call: CallId,
     metadata: &Metadata,
+    token: Option<&Token>,
 ) -> Result<Reply, ForwardError> {
     if recorded.call() != call {
         return Err(ForwardError::Mismatch);
     }
     let slot = slot(pool, permit.rpc()).await?;
-    let request = request(permit.rpc(), &slot, metadata)?;
+    let request = request(permit.rpc(), &slot, metadata, token)?;
     let mut sender = slot.sender.clone().ready().await?;
     let (response, mut stream) = sender.send_request(request, false)?;
     send_all(&mut stream, framed(permit.body()), true).await?;
@@ -76,7 +150,7 @@ pub async fn forward(
         return Err(ForwardError::NotGrpc(head.status));
     }
     let trailers_only = body.is_end_stream().then_some(head.headers);
-    Ok(Reply { trailers_only, body, _slot: slot })
+    Ok(Reply { trailers_only, body, ahead: None, _slot: slot })
 }
 
 pub(super) async fn slot(pool: &Pool, rpc: Rpc) -> Result<Slot, ForwardError> {
@@ -90,6 +164,7 @@ pub(super) fn request(
     rpc: Rpc,
     slot: &Slot,
     metadata: &Metadata,
+    token: Option<&Token>,
 ) -> Result<Request<()>, ForwardError> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
@@ -99,6 +174,9 @@ pub(super) fn request(
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
     headers.insert("te", HeaderValue::from_static("trailers"));
     metadata.write(headers);
+    if let Some(token) = token {
+        headers.insert("token", token.header().clone());
+    }
     Ok(request)
 }
 

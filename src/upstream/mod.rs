@@ -5,13 +5,15 @@ mod connection;
 pub mod endpoint;
 pub mod forward;
 pub mod http1;
+pub mod login;
 pub mod pool;
 pub mod reachability;
 pub mod stream;
 
 pub use endpoint::Endpoint;
-pub use forward::{ForwardError, Reply, forward};
+pub use forward::{ForwardError, Reply, forward, refuses_token};
 pub use http1::{HttpBody, HttpClient, HttpForwardError, HttpReply, forward_http};
+pub use login::{Login, LoginFailure, Logins, Secret, Token, Turn};
 pub use pool::Pool;
 pub use reachability::Reachability;
 pub use stream::{Incoming, Next, Outgoing, open};

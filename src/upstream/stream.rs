@@ -9,6 +9,7 @@ use h2::{RecvStream, SendStream};
 use http::{HeaderMap, StatusCode};
 
 use super::forward::{ForwardError, request, slot};
+use super::login::Token;
 use super::pool::{Pool, Slot};
 use crate::audit::{CallId, Recorded};
 use crate::etcd::Rpc;
@@ -61,9 +62,10 @@ pub async fn open(
     recorded: &Recorded,
     call: CallId,
     metadata: &Metadata,
+    token: Option<&Token>,
 ) -> Result<(Outgoing, Incoming), ForwardError> {
     let slot = slot(pool, permit.rpc()).await?;
-    let request = request(permit.rpc(), &slot, metadata)?;
+    let request = request(permit.rpc(), &slot, metadata, token)?;
     let mut sender = slot.sender.clone().ready().await?;
     let (response, stream) = sender.send_request(request, false)?;
     let waiting = BytesMut::new();

@@ -27,6 +27,7 @@ mod limits;
 mod malformed;
 mod outage;
 mod rates;
+mod second_wall;
 mod session;
 mod snapshot;
 mod stopped;

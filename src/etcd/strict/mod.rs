@@ -8,23 +8,34 @@ use prost::{Message, Name};
 
 use super::catalog::Rpc;
 use super::pb::etcdserverpb::{
-    DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
-    LeaseTimeToLiveRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
+    AuthenticateRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest,
+    LeaseRevokeRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
 };
 use super::pb::v3electionpb::{CampaignRequest, LeaderRequest, ProclaimRequest, ResignRequest};
 use super::pb::v3lockpb::{LockRequest, UnlockRequest};
-use super::range::StoredKey;
+use super::range::{KeyRange, StoredKey};
 use super::touch::{self, InvalidRequest, LeaseUse, Touch, Touches, session};
+use super::verb::{KeyVerb, StoreVerb};
 use super::wire::{self, WireError};
 
 /// A request in the one encoding that every etcd reads alike, with all that it does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct CanonicalRequest {
     rpc: Rpc,
     body: Bytes,
     touches: Touches,
     /// The lease that has to be granted before the request is sent: see [`session`].
     lease_to_grant: Option<i64>,
+}
+
+/// The body is left out: it may hold a value, or a password.
+impl std::fmt::Debug for CanonicalRequest {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rpc, body, touches, lease_to_grant } = self;
+        let mut shown = formatter.debug_struct("CanonicalRequest");
+        shown.field("rpc", rpc).field("body_bytes", &body.len()).field("touches", touches);
+        shown.field("lease_to_grant", lease_to_grant).finish()
+    }
 }
 
 /// Why the bytes of a request are refused; the text goes to the client, so it holds no key.
@@ -157,6 +168,34 @@ impl CanonicalRequest {
         Self { rpc: Rpc::LeaseTimeToLive, body, touches, lease_to_grant: None }
     }
 
+    /// Logs in as a user of etcd; `None` when that is too long for a request.
+    #[must_use]
+    pub fn log_in(user: &str, password: &str) -> Option<Self> {
+        let (name, password) = (user.to_owned(), password.to_owned());
+        let request = AuthenticateRequest { name, password };
+        let body = request.encode_to_vec();
+        let touches = [Touch::Store(StoreVerb::AuthLogin)].into_iter().collect();
+        let fits = body.len() <= UNWALKED_BYTES_MAX;
+        fits.then(|| Self {
+            rpc: Rpc::Authenticate,
+            body: body.into(),
+            touches,
+            lease_to_grant: None,
+        })
+    }
+
+    /// Counts the first key that there can be, at the member that is asked.
+    #[must_use]
+    pub fn probe() -> Self {
+        let key = Bytes::from_static(b"\0");
+        let range = KeyRange::point(StoredKey::new(key.clone()));
+        let request =
+            RangeRequest { key, serializable: true, count_only: true, ..RangeRequest::default() };
+        let touches = [Touch::Key { verb: KeyVerb::Get, range }].into_iter().collect();
+        let body = request.encode_to_vec().into();
+        Self { rpc: Rpc::Range, body, touches, lease_to_grant: None }
+    }
+
     /// Grants the lease of a session: etcd's own life span, an ID with an owner.
     #[must_use]
     pub fn session_lease(lease: i64) -> Self {
@@ -164,6 +203,14 @@ impl CanonicalRequest {
         let touches = [Touch::Lease { usage: LeaseUse::Grant, lease }].into_iter().collect();
         Self { rpc: Rpc::LeaseGrant, body, touches, lease_to_grant: None }
     }
+}
+
+/// The token of an answer to a log-in.
+///
+/// # Errors
+/// When the answer does not decode.
+pub fn login_token(answer: &[u8]) -> Result<String, prost::DecodeError> {
+    Ok(super::pb::etcdserverpb::AuthenticateResponse::decode(answer)?.token)
 }
 
 /// Keys of a lease as etcd answers a look-up: `None` when there is no such lease.

@@ -106,6 +106,20 @@ pub fn permit_look_up(lease: i64) -> Permit {
     Permit::new(CanonicalRequest::lease_look_up(lease), SmallVec::new())
 }
 
+/// A permit for ringfence's own log-in to etcd; `None` when the two are too long for a request.
+#[must_use]
+pub fn permit_log_in(user: &str, password: &str) -> Option<Permit> {
+    let request = CanonicalRequest::log_in(user, password)?;
+    Some(Permit::new(request, SmallVec::new()))
+}
+
+/// A permit for ringfence's own question whether etcd still takes a token: how often there is a key that
+/// can hardly be there. Its answer goes to no client.
+#[must_use]
+pub fn permit_probe() -> Permit {
+    Permit::new(CanonicalRequest::probe(), SmallVec::new())
+}
+
 /// A permit for the lease that an allowed request runs under: that request's own permit allows it.
 #[must_use]
 pub fn permit_session_lease(permit: &Permit) -> Option<Permit> {

@@ -1,0 +1,135 @@
+//! Opens what policies name for the way to etcd: files of passwords, one for each user. All are read at
+//! the start; what a certificate says can only choose among those that were found then.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::document::{Location, Problems};
+use crate::policy::{PasswordFiles, PolicySource};
+use crate::upstream::{Logins, Secret};
+
+/// The most bytes of a password; with its user it has to fit into a request.
+const PASSWORD_BYTES_MAX: usize = 1024;
+/// The most users.
+const USERS_MAX: usize = 10_000;
+/// Permission bits of those who are neither the owner nor of its group.
+const OTHERS_READ: u32 = 0o004;
+
+/// Reads the passwords of all users.
+pub(super) fn load(source: &PolicySource, problems: &Problems) -> Logins {
+    let mut users = Users { passwords: HashMap::new(), problems };
+    for files in source.password_files() {
+        match files {
+            PasswordFiles::One { user, file } => {
+                users.add(user.clone(), &beside(&file.location, &file.value), &file.location);
+            }
+            PasswordFiles::Each { folder, .. } => {
+                users.add_each(files, &beside(&folder.location, &folder.value));
+            }
+        }
+    }
+    if users.passwords.len() > USERS_MAX
+        && let Some(first) = source.password_files().next()
+    {
+        let what = format!("more than {USERS_MAX} users of etcd have a password here");
+        problems.error(first.location(), what, "let several tenants share one user");
+    }
+    Logins::new(users.passwords)
+}
+
+/// A path as a policy means it: relative to the folder that the policy lies in.
+pub(super) fn beside(location: &Location, path: &str) -> PathBuf {
+    Path::new(&*location.file).parent().unwrap_or_else(|| Path::new("")).join(path)
+}
+
+struct Users<'a> {
+    passwords: HashMap<String, Secret>,
+    problems: &'a Problems,
+}
+
+impl Users<'_> {
+    fn add(&mut self, user: String, path: &Path, location: &Location) {
+        let password = match read(path) {
+            Ok(password) => password,
+            Err(what) => {
+                let hint = "one line with the password of the user of etcd, mode 0600";
+                return self.problems.error(location, what, hint);
+            }
+        };
+        let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode());
+        if mode.is_ok_and(|mode| mode & OTHERS_READ != 0) {
+            let what = format!("the password file `{}` can be read by everybody", path.display());
+            self.problems.warning(location, what, "chmod o-r");
+        }
+        if self.passwords.get(&user).is_some_and(|known| *known != password) {
+            let what = format!("the user `{user}` of etcd has two passwords");
+            self.problems.error(location, what, "name the same file wherever it is named");
+        }
+        self.passwords.insert(user, password);
+    }
+
+    /// As many users as there are files whose names fit.
+    fn add_each(&mut self, files: &PasswordFiles, folder: &Path) {
+        let at = files.location();
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                let what = format!("cannot look into `{}`: {error}", folder.display());
+                return self.problems.error(at, what, "the folder of the password files");
+            }
+        };
+        let mut found = false;
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry.file_name(),
+                Err(error) => {
+                    let what = format!("cannot look into `{}`: {error}", folder.display());
+                    return self.problems.error(at, what, "");
+                }
+            };
+            let user = entry.to_str().and_then(|entry| files.user_of(entry));
+            let Some(user) = user else { continue };
+            if self.passwords.len() > USERS_MAX {
+                return;
+            }
+            found = true;
+            self.add(user, &folder.join(&entry), at);
+        }
+        if !found {
+            let what = format!("no password file in `{}` fits", folder.display());
+            let hint = "calls of this identity fail; files are looked for at the start only";
+            self.problems.warning(at, what, hint);
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Secret, String> {
+    let name = path.display();
+    let cannot = |error: std::io::Error| format!("cannot read the password file `{name}`: {error}");
+    // To open a pipe waits for a writer, for ever if need be.
+    if !std::fs::metadata(path).map_err(cannot)?.is_file() {
+        return Err(format!("the password file `{name}` is no regular file"));
+    }
+    let file = std::fs::File::open(path).map_err(cannot)?;
+    // With room for all of it, so that no copy is left behind by growth.
+    let mut text = Zeroizing::new(String::with_capacity(PASSWORD_BYTES_MAX + 3));
+    let mut bounded = file.take(PASSWORD_BYTES_MAX as u64 + 2);
+    bounded.read_to_string(&mut text).map_err(cannot)?;
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    match text.len() {
+        0 => Err(format!("the password file `{name}` is empty")),
+        bytes if bytes > PASSWORD_BYTES_MAX => {
+            Err(format!("the password file `{name}` is longer than {PASSWORD_BYTES_MAX} bytes"))
+        }
+        _ if text.contains(char::is_control) => {
+            Err(format!("the password file `{name}` has more than one line"))
+        }
+        _ => Ok(Secret::new(text)),
+    }
+}
