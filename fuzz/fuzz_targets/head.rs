@@ -1,7 +1,7 @@
 #![no_main]
 
 #[path = "../../tests/fuzz_entries/entries.rs"]
-#[allow(dead_code, reason = "each target is one of the entries")]
+#[expect(dead_code, reason = "each target is one of the entries")]
 mod entries;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| entries::head(data));

@@ -66,6 +66,11 @@ impl RefusalFold {
             return Vec::new();
         }
         self.flushed = now;
+        self.flush_all()
+    }
+
+    /// The same at any time: at the end there is no later one.
+    pub fn flush_all(&mut self) -> Vec<Event> {
         let repeated = self.counts.drain().filter(|(_, count)| count.all > count.recorded);
         let event = |((source, reason), count): ((Option<Source>, &'static str), Count)| {
             let detail = "repeated since the first".to_owned();

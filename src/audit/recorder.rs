@@ -198,6 +198,14 @@ impl Recorder {
         }
     }
 
+    /// Records all that was folded, at the end.
+    pub fn flush_all_refusals(&self, fold: &Mutex<RefusalFold>) {
+        let mut fold = fold.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in fold.flush_all() {
+            self.record_folded(&mut fold, event);
+        }
+    }
+
     fn record_folded(&self, fold: &mut RefusalFold, event: Event) {
         let record = record_now(event);
         match self.refusals.take(units(record.weight_bytes()), 0) {

@@ -142,6 +142,11 @@ fn read_certificate(
         |key, default| i64::try_from(table.number(key, 0..=36_500, default)).unwrap_or_default();
     let expired_days_ago = days("expired_days_ago", 0);
     let valid_days = days("valid_days", 90);
+    let starts_in_days = days("starts_in_days", 0);
+    if expired_days_ago > 0 && starts_in_days > 0 {
+        let what = "`expired_days_ago` and `starts_in_days` together";
+        table.problems().error(table.location(), what, "a certificate ends after it begins");
+    }
     let recipe = CertificateRecipe {
         name: name.unwrap_or_default(),
         authority: authority.map(|authority| authority.value).unwrap_or_default(),
@@ -154,7 +159,11 @@ fn read_certificate(
         server: used_as("server"),
         client: used_as("client"),
         // A clock that is a little behind must not refuse a new certificate.
-        valid_from_days: if expired_days_ago == 0 { -1 } else { -valid_days - expired_days_ago },
+        valid_from_days: match (expired_days_ago, starts_in_days) {
+            (0, 0) => -1,
+            (0, starts) => starts,
+            (expired, _) => -valid_days - expired,
+        },
         valid_days,
     };
     table.finish();

@@ -129,6 +129,7 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
     let clean = meanwhile(now_and_then, joining).await;
     admin.abort();
     now_and_then();
+    recorder.flush_all_refusals(&refusals);
     recorder.record_process(Event::ProcessStop);
     writer.close()?;
     tracing::info!(clean, "ended");

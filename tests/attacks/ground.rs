@@ -69,15 +69,23 @@ pub struct Ground {
 
 /// How each case fared.
 #[derive(Default)]
-pub struct Report(BTreeMap<u16, Vec<Variant>>);
+pub struct Report {
+    cases: BTreeMap<u16, Vec<Variant>>,
+    panicked: Vec<String>,
+}
 
 /// One way to try a case, and how it fared.
 type Variant = (String, Result<String, String>);
 
 impl Ground {
     pub async fn start() -> Self {
+        Self::start_before("3.7").await
+    }
+
+    /// Before another release of etcd.
+    pub async fn start_before(version: &str) -> Self {
         let pki = Pki::make();
-        let etcd = Etcd::start_plain("3.7");
+        let etcd = Etcd::start_plain(version);
         let tap = Wiretap::start(etcd.port()).await;
         let ringfence = Ringfence::start_with_policy(&pki, &tap.endpoint, POLICY, "");
         let a = RawClient::connect(&pki, "acme", ringfence.port).await;
@@ -127,19 +135,31 @@ pub fn heard(reply: &Reply) -> (u16, String) {
 impl Report {
     pub fn add(&mut self, number: u16, name: &str, verdict: &str, fared: Result<(), String>) {
         let fared = fared.map(|()| format!("pass: {verdict}"));
-        self.0.entry(number).or_default().push((name.to_owned(), fared));
+        self.cases.entry(number).or_default().push((name.to_owned(), fared));
+    }
+
+    /// What a group of cases found, or that it panicked.
+    pub fn add_group(&mut self, name: &str, group: Result<Self, tokio::task::JoinError>) {
+        match group {
+            Ok(report) => {
+                for (number, variants) in report.cases {
+                    self.cases.entry(number).or_default().extend(variants);
+                }
+            }
+            Err(panicked) => self.panicked.push(format!("{name}: {panicked}")),
+        }
     }
 
     /// A case that a later issue owns.
     pub fn later(&mut self, number: u16, name: &str, issue: u16) {
         let fared = Ok(format!("later: issue {issue}"));
-        self.0.entry(number).or_default().push((name.to_owned(), fared));
+        self.cases.entry(number).or_default().push((name.to_owned(), fared));
     }
 
     pub fn finish(self, cases: u16) {
         let mut table = String::new();
         let (mut failed, mut passed, mut later) = (Vec::new(), 0, 0);
-        for (number, variants) in &self.0 {
+        for (number, variants) in &self.cases {
             for (name, fared) in variants {
                 let said = match fared {
                     Ok(said) => said.clone(),
@@ -160,7 +180,9 @@ impl Report {
             "{table}\n{passed} cases hold, {later} belong to later issues, {} fail",
             failed.len()
         );
-        let missing: Vec<u16> = (1..=cases).filter(|number| !self.0.contains_key(number)).collect();
+        assert!(self.panicked.is_empty(), "{:?}", self.panicked);
+        let missing: Vec<u16> =
+            (1..=cases).filter(|number| !self.cases.contains_key(number)).collect();
         assert!(missing.is_empty(), "no case {missing:?}");
         assert!(failed.is_empty(), "these do not hold: {failed:?}");
     }

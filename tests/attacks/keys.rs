@@ -6,7 +6,7 @@ use ringfence::etcd::pb::etcdserverpb::{
     request_op,
 };
 
-use crate::ground::{Case, Ground, Report, Who, bytes, play};
+use crate::ground::{Case, Ground, Report, Sent, Who, bytes, play};
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const STREAM: &str = "/etcdserverpb.KV/RangeStream";
@@ -56,7 +56,9 @@ fn field(tag: u8, value: &[u8]) -> Vec<u8> {
     [&[tag, u8::try_from(value.len()).unwrap()], value].concat()
 }
 
-pub async fn run(report: &mut Report) {
+pub async fn run() -> Report {
+    let mut whole = Report::default();
+    let report = &mut whole;
     let mut ground = Ground::start().await;
     for key in ["/a/x", "/b"] {
         let direct = crate::support::RawClient::connect_plain(ground.etcd.port()).await;
@@ -68,6 +70,8 @@ pub async fn run(report: &mut Report) {
     transactions(&mut ground, report).await;
     doubtful_transactions(&mut ground, report).await;
     ground.finish(report);
+    before_an_older_etcd(report).await;
+    whole
 }
 
 async fn ranges(ground: &mut Ground, report: &mut Report) {
@@ -127,6 +131,22 @@ async fn range_fields(ground: &mut Ground, report: &mut Report) {
     ] {
         play(ground, report, case).await;
     }
+}
+
+/// An etcd that does not know the RPC yet says so itself.
+async fn before_an_older_etcd(report: &mut Report) {
+    let mut ground = Ground::start_before("3.5").await;
+    let unknown = "unknown method RangeStream for service etcdserverpb.KV";
+    let own = bytes(&range(b"/a/", b"/a0"));
+    let case = Case {
+        verdict: (12, unknown),
+        sent: Sent::Same,
+        ..Case::new(24, "one's own prefix in pieces, before etcd 3.5", STREAM, &own)
+    };
+    play(&mut ground, report, case).await;
+    let others = bytes(&range(b"/b", b""));
+    play(&mut ground, report, Case::new(24, "another's, before etcd 3.5", STREAM, &others)).await;
+    ground.finish(report);
 }
 
 async fn writes(ground: &mut Ground, report: &mut Report) {

@@ -9,7 +9,7 @@ use ringfence::etcd::pb::etcdserverpb::{
 
 use crate::ground::{Ground, Report, bytes};
 use crate::keys::put;
-use crate::support::{Etcd, Pki, RawClient, RawStream, Ringfence};
+use crate::support::{Etcd, Pki, RawClient, RawStream, Ringfence, framed};
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 const DENIED: &str = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
@@ -38,7 +38,9 @@ fn told(holds: bool, what: &impl std::fmt::Debug) -> Result<(), String> {
     if holds { Ok(()) } else { Err(format!("{what:?}")) }
 }
 
-pub async fn run(report: &mut Report) {
+pub async fn run() -> Report {
+    let mut whole = Report::default();
+    let report = &mut whole;
     let mut ground = Ground::start().await;
     denied(&mut ground, report).await;
     one_stream(&mut ground, report).await;
@@ -47,6 +49,7 @@ pub async fn run(report: &mut Report) {
     large(&mut ground, report).await;
     ground.finish(report);
     crowded(report).await;
+    whole
 }
 
 async fn denied(ground: &mut Ground, report: &mut Report) {
@@ -95,12 +98,15 @@ async fn one_stream(ground: &mut Ground, report: &mut Report) {
         answers.push(created(&mut stream).await);
     }
     let holds = answers[0].is_ok() && answers[1] == Err(DENIED.to_owned()) && answers[2].is_ok();
-    let reached = ground.reached().await.len();
+    let reached = ground.reached().await;
+    let asked = |key: &[u8]| framed(&bytes(&request(create(key, b""))));
+    let both = [asked(b"/a/x"), asked(b"/a/y")].concat();
+    let holds = holds && reached.len() == 1 && reached[0].data == both;
     report.add(
         59,
         "a denied create between two allowed ones",
         "the stream lives on",
-        told(holds && reached == 1, &(&answers, reached)),
+        told(holds, &(&answers, reached)),
     );
     // The fourth, below: the same ID as the first, chosen.
     let again =
@@ -133,19 +139,27 @@ async fn one_stream(ground: &mut Ground, report: &mut Report) {
 }
 
 async fn apart(ground: &mut Ground, report: &mut Report) {
-    for (number, code) in [(61, 0), (61, 0), (61, 0), (62, 0)] {
+    for (number, code) in [(61, 0), (61, 0), (61, 0), (61, 0), (62, 0)] {
         ground.expect(number, code, None);
     }
+    // An ID that only B has: every stream counts from 0.
+    let of_nobody = 4243;
+    let of_b_alone = WatchCreateRequest { watch_id: 4242, ..create(b"/b/", b"/b0") };
     let mut of_b = ground.b.stream(WATCH).await;
-    of_b.send(&request(create(b"/b/", b"/b0")));
+    of_b.send(&request(of_b_alone));
     let watch = created(&mut of_b).await.unwrap();
+    assert_eq!(watch, 4242);
     let mut of_a = ground.a.stream(WATCH).await;
     of_a.send(&request(create(b"/a/quiet", b"")));
     created(&mut of_a).await.unwrap();
-    of_a.send(&ask(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: watch + 1000 })));
+    for watch_id in [watch, of_nobody] {
+        of_a.send(&ask(RequestUnion::CancelRequest(WatchCancelRequest { watch_id })));
+    }
     of_a.send(&ask(RequestUnion::ProgressRequest(WatchProgressRequest {})));
     let progress: WatchResponse = of_a.next().await;
-    let fared = told(progress.events.is_empty() && !progress.canceled, &progress);
+    // -1 stands for all watches of the stream; B's is none of them.
+    let of_all = progress.watch_id == -1 && progress.events.is_empty() && !progress.canceled;
+    let fared = told(of_all, &progress);
     report.add(62, "progress asked for on a stream of one's own", "its own watches only", fared);
     let direct = RawClient::connect_plain(ground.etcd.port()).await;
     assert_eq!(direct.unary("/etcdserverpb.KV/Put", &put("/b/x")).await.grpc_status, Some(0));
@@ -164,15 +178,26 @@ async fn doubtful(ground: &mut Ground, report: &mut Report) {
     let other = bytes(&create(b"/b", b""));
     let field = |bytes: &[u8]| [&[0x0a, u8::try_from(bytes.len()).unwrap()], bytes].concat();
     let filters = WatchCreateRequest { filters: vec![7], ..create(b"/a/x", b"") };
-    for (number, name, message) in [
-        (66, "a request that asks for nothing", vec![]),
-        (67, "two creates in one message", [field(&one), field(&other)].concat()),
-        (70, "an unknown filter", bytes(&request(filters))),
+    for (number, name, text, message) in [
+        (66, "a request that asks for nothing", "ringfence: the watch request is empty", vec![]),
+        (
+            67,
+            "two creates in one message",
+            "ringfence: etcdserverpb.WatchRequest.create_request sets a oneof that is already set",
+            [field(&one), field(&other)].concat(),
+        ),
+        (
+            70,
+            "an unknown filter",
+            "ringfence: `filters` has an unknown number",
+            bytes(&request(filters)),
+        ),
     ] {
         ground.expect(number, 3, Some("malformed"));
         let reply = ground.a.first_message(WATCH, &message, false).await;
         let reached = ground.reached().await;
-        let fared = told(reply.grpc_status == Some(3) && reached.is_empty(), &(reply, reached));
+        let refused = reply.grpc_status == Some(3) && reply.grpc_message == text;
+        let fared = told(refused && reached.is_empty(), &(reply, reached));
         report.add(number, name, "status 3, malformed", fared);
     }
 }
@@ -209,7 +234,7 @@ async fn crowded(report: &mut Report) {
     let pki = Pki::make();
     let etcd = Etcd::start_plain("3.7");
     let limits = "[limits]\nwatches_per_principal = 50";
-    let ringfence = Ringfence::start_with(&pki, &etcd.endpoint(), limits);
+    let mut ringfence = Ringfence::start_with(&pki, &etcd.endpoint(), limits);
     let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
     let mut stream = acme.stream(WATCH).await;
     let mut refused = 0;
@@ -228,4 +253,9 @@ async fn crowded(report: &mut Report) {
         "created and canceled, share",
         told(refused == 10, &refused),
     );
+    drop((stream, acme));
+    let recorded = ringfence.decisions();
+    let of = |reason: &str| recorded.iter().filter(|record| record["reason"] == reason).count();
+    let fared = told((recorded.len(), of("share")) == (60, 10), &(recorded.len(), of("share")));
+    report.add(69, "and their records", "one for each", fared);
 }

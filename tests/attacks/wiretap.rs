@@ -9,11 +9,11 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::framed;
 
-/// One request as etcd got it: path, header names, and the DATA.
+/// One request as etcd got it: path, headers, and the DATA so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wired {
     pub path: String,
-    pub headers: Vec<String>,
+    pub headers: Vec<(String, String)>,
     pub data: Vec<u8>,
 }
 
@@ -25,8 +25,11 @@ impl Wired {
 
 pub struct Wiretap {
     pub endpoint: String,
-    requests: Arc<Mutex<Vec<Wired>>>,
+    requests: Requests,
 }
+
+/// Each goes on being filled while its stream lives, whether it was taken or not.
+type Requests = Arc<Mutex<Vec<Arc<Mutex<Wired>>>>>;
 
 impl Wiretap {
     /// Before an etcd in plain text.
@@ -45,11 +48,12 @@ impl Wiretap {
 
     /// What went through since the last time.
     pub fn take(&self) -> Vec<Wired> {
-        std::mem::take(&mut self.requests.lock().unwrap())
+        let requests = std::mem::take(&mut *self.requests.lock().unwrap());
+        requests.iter().map(|wired| wired.lock().unwrap().clone()).collect()
     }
 }
 
-async fn serve(stream: TcpStream, etcd_port: u16, kept: Arc<Mutex<Vec<Wired>>>) {
+async fn serve(stream: TcpStream, etcd_port: u16, kept: Requests) {
     let etcd = TcpStream::connect(("127.0.0.1", etcd_port)).await.unwrap();
     let (sender, connection) = h2::client::handshake(etcd).await.unwrap();
     tokio::spawn(connection);
@@ -63,16 +67,15 @@ async fn relay(
     request: Request<h2::RecvStream>,
     mut respond: h2::server::SendResponse<Bytes>,
     sender: h2::client::SendRequest<Bytes>,
-    kept: Arc<Mutex<Vec<Wired>>>,
+    kept: Requests,
 ) {
     let (head, mut body) = request.into_parts();
-    let headers = head.headers.keys().map(|name| name.as_str().to_owned()).collect();
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers =
+        head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
     let path = head.uri.path_and_query().unwrap().to_string();
-    let position = {
-        let mut kept = kept.lock().unwrap();
-        kept.push(Wired { path, headers, data: Vec::new() });
-        kept.len() - 1
-    };
+    let wired = Arc::new(Mutex::new(Wired { path, headers, data: Vec::new() }));
+    kept.lock().unwrap().push(Arc::clone(&wired));
     let mut onward = Request::new(());
     *onward.method_mut() = head.method;
     *onward.uri_mut() = head.uri;
@@ -82,9 +85,7 @@ async fn relay(
     let sending = async move {
         while let Some(Ok(chunk)) = body.data().await {
             drop(body.flow_control().release_capacity(chunk.len()));
-            if let Some(wired) = kept.lock().unwrap().get_mut(position) {
-                wired.data.extend_from_slice(&chunk);
-            }
+            wired.lock().unwrap().data.extend_from_slice(&chunk);
             drop(to_etcd.send_data(chunk, false));
         }
         drop(to_etcd.send_data(Bytes::new(), true));

@@ -16,10 +16,18 @@ pub struct Pki {
 
 impl Pki {
     pub fn make() -> Self {
+        Self::make_with("")
+    }
+
+    /// The same, with more certificates.
+    pub fn make_with(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let recipe = folder.path().join("recipe.toml");
+        let usual = std::fs::read_to_string(repository().join("certs/demo.toml")).unwrap();
+        std::fs::write(&recipe, format!("{usual}\n{more}")).unwrap();
         let made = Command::new(env!("CARGO_BIN_EXE_ringfence"))
             .args(["cert", "make"])
-            .arg(repository().join("certs/demo.toml"))
+            .arg(&recipe)
             .arg(folder.path())
             .output()
             .unwrap();
