@@ -7,11 +7,13 @@
 
 pub mod admin;
 pub mod audit;
+pub mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod document;
 pub mod etcd;
+pub mod evidence;
 pub mod grpc;
 pub mod identity;
 pub mod metrics;

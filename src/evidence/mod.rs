@@ -1,0 +1,7 @@
+//! Reads audit logs, of this machine or another: which files there are, their lines, what they prove.
+//!
+//! It never writes; a file may be anything, and no line is held that is longer than a record can be.
+
+pub mod segments;
+
+pub use segments::{Line, LineError, Lines, Segment, find};
