@@ -103,6 +103,8 @@ pub struct Metrics {
     pub audit_records: Counter<u64, AtomicU64>,
     /// Requests refused because the log had no room.
     pub audit_refused: Counter<u64, AtomicU64>,
+    /// Files of the log that were found deleted, shortened or replaced.
+    pub audit_gaps: Counter<u64, AtomicU64>,
     logins: Family<Labels, Counter>,
     latency: Histogram,
     audit_sync: Histogram,
@@ -126,6 +128,7 @@ impl Default for Metrics {
             refusals_unrecorded: Counter::default(),
             audit_records: Counter::default(),
             audit_refused: Counter::default(),
+            audit_gaps: Counter::default(),
             logins: Family::default(),
             latency: Histogram::new(LATENCY_BUCKETS),
             audit_sync: Histogram::new(SYNC_BUCKETS),
@@ -187,6 +190,11 @@ impl Metrics {
 
     fn register_audit(&self, registry: &mut Registry) {
         registry.register("audit_records", "Audit records written", self.audit_records.clone());
+        registry.register(
+            "audit_gaps",
+            "Files of the audit log that were found deleted, shortened or replaced",
+            self.audit_gaps.clone(),
+        );
         registry.register(
             "audit_refused",
             "Records that found no room in the audit queue",

@@ -187,12 +187,15 @@ fn every_metric_is_described_and_none_is_invented() {
 fn written_by_line() -> (BTreeSet<String>, BTreeSet<String>) {
     let source = read("src/audit/line.rs");
     let source = source.split("#[cfg(test)]").next().unwrap();
+    let source = &format!("{source}{}", read("src/audit/chain_line.rs"));
     let (mut fields, mut types) = (BTreeSet::new(), BTreeSet::new());
     let literal = |text: &str| text.split('"').next().unwrap().to_owned();
     for writer in ["text(\"", "number(\"", "flag(\"", "key(\"", "name(\""] {
         fields.extend(source.split(&format!(".{writer}")).skip(1).map(literal));
     }
     types.extend(source.split("text(\"type\", \"").skip(1).map(literal));
+    // The hash of the line before, which `chain` appends.
+    fields.insert("prev".to_owned());
     // The names that `Line::key` gives to keys.
     let names = source.split("KeyNames {").skip(2).map(|text| text.split('}').next().unwrap());
     fields.extend(names.flat_map(|text| text.split('"').skip(1).step_by(2)).map(str::to_owned));

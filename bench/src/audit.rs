@@ -53,7 +53,11 @@ pub fn check(directory: &Path, calls: u64) -> Outcome<Audit> {
         audit: Audit { calls, decisions: 0, outcomes: 0, other_records: 0, bytes: 0 },
     };
     for entry in fs::read_dir(directory).map_err(failed)? {
-        let file = File::open(entry.map_err(failed)?.path()).map_err(failed)?;
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_none_or(|ending| ending != "jsonl") {
+            continue;
+        }
+        let file = File::open(path).map_err(failed)?;
         ledger.read(BufReader::with_capacity(1 << 18, file))?;
     }
     ledger.conclude()

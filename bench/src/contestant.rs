@@ -189,6 +189,8 @@ key = {upstream_key:?}
 [audit]
 mode = \"buffered\"
 directory = {audit:?}
+[audit.rotate]
+bytes = 0
 [admin]
 listen = {admin:?}
 [policy]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use smallvec::SmallVec;
 
+use super::chain::{Beginning, ChainEvent};
 use crate::etcd::response::ResponseFacts;
 use crate::etcd::{KeyVerb, RangeEnd, StoredKey, Touch, Touches};
 use crate::identity::CertificateFacts;
@@ -69,6 +70,8 @@ pub enum Event {
         identities: usize,
         /// Rules in all roles.
         rules: usize,
+        /// How the chain begins.
+        beginning: Arc<Beginning>,
     },
     /// ringfence ends in good order.
     ProcessStop,
@@ -86,6 +89,8 @@ pub enum Event {
         facts: Option<Arc<CertificateFacts>>,
         /// Who it is, or why it is nobody.
         principal: Result<Arc<str>, String>,
+        /// Said again, because a segment begins.
+        repeated: bool,
     },
     /// Connections that came to nothing, folded: the first of a kind, then counts.
     ConnectionRefused {
@@ -123,6 +128,8 @@ pub enum Event {
         /// How it ended.
         end: StreamEnd,
     },
+    /// About the log itself.
+    Chain(ChainEvent),
 }
 
 /// How a stream of messages both ways ended.
@@ -328,8 +335,9 @@ impl Record {
             Event::Decision(decision) => BASE + decision.touches.weight_bytes(),
             Event::ConnectionOpen { .. } => BASE * 8,
             Event::ConnectionRefused { detail, .. } => BASE + detail.len(),
-            Event::ProcessStart { .. }
-            | Event::ProcessStop
+            Event::ProcessStart { beginning, .. } => BASE * (2 + beginning.after.len()),
+            Event::Chain(_) => BASE * 2,
+            Event::ProcessStop
             | Event::ConnectionClose { .. }
             | Event::Outcome { .. }
             | Event::StreamEnd { .. } => BASE,

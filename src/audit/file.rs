@@ -4,24 +4,12 @@
 //! off again, and what a failed sync may have lost is written anew, so that the file holds whole
 //! lines, each once, however often the disk refuses in between.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Error, ErrorKind, Result, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::fs::File;
+use std::io::{ErrorKind, Result, Write};
+use std::os::unix::fs::MetadataExt as _;
 
 /// The buffer keeps this much when it is empty.
 const SPARE_BYTES: usize = 1 << 20;
-
-/// Why the log cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot open the audit log `{}`: {error}", path.display())]
-pub struct FileError {
-    /// The folder or file.
-    pub path: PathBuf,
-    /// Why.
-    pub error: Error,
-}
 
 /// What a log needs of a disk; tests put a faulty one here.
 pub(super) trait Disk: Send + 'static {
@@ -29,6 +17,8 @@ pub(super) trait Disk: Send + 'static {
     fn append(&mut self, bytes: &[u8]) -> Result<usize>;
     fn cut(&mut self, length: u64) -> Result<()>;
     fn sync(&mut self) -> Result<()>;
+    /// Names that the file has; none when it was deleted.
+    fn links(&self) -> Result<u64>;
 }
 
 impl Disk for File {
@@ -47,6 +37,10 @@ impl Disk for File {
     fn sync(&mut self) -> Result<()> {
         self.sync_data()
     }
+
+    fn links(&self) -> Result<u64> {
+        Ok(self.metadata()?.nlink())
+    }
 }
 
 /// An open log file.
@@ -59,45 +53,38 @@ pub(super) struct LogFile<D> {
     written: usize,
     /// How long the file was before any of it.
     start: u64,
+    /// How long the file is, unless somebody shortened it.
+    expected: u64,
+    was_shortened: bool,
     /// Whole lines end here, and what follows must go before anything is written.
     cut_to: Option<u64>,
 }
 
-/// Makes `audit-<milliseconds>-<process id>.jsonl` in the folder, and has the disk keep that it is there.
-pub(super) fn create(
-    directory: &Path,
-    now: Duration,
-) -> std::result::Result<(File, PathBuf), FileError> {
-    let fault = |path: &Path| {
-        let path = path.to_owned();
-        move |error| FileError { path, error }
-    };
-    // A folder that was made is kept by its parent.
-    let made = directory.ancestors().take_while(|folder| !is_there(folder)).count();
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fault(directory))?;
-    let name = format!("audit-{}-{}.jsonl", now.as_millis(), std::process::id());
-    let path = directory.join(name);
-    let file = OpenOptions::new()
-        .create_new(true)
-        .append(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(fault(&path))?;
-    file.sync_all().map_err(fault(&path))?;
-    for folder in directory.ancestors().take(made + 1) {
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(fault(folder))?;
-    }
-    Ok((file, path))
-}
-
-fn is_there(folder: &Path) -> bool {
-    folder.as_os_str().is_empty() || folder.exists()
-}
-
 impl<D: Disk> LogFile<D> {
     pub(super) const fn new(disk: D) -> Self {
-        Self { disk, pending: Vec::new(), written: 0, start: 0, cut_to: None }
+        Self {
+            disk,
+            pending: Vec::new(),
+            written: 0,
+            start: 0,
+            expected: 0,
+            was_shortened: false,
+            cut_to: None,
+        }
+    }
+
+    pub(super) const fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    /// How long the file should be.
+    pub(super) const fn expected_bytes(&self) -> u64 {
+        self.expected
+    }
+
+    /// Whether somebody shortened the file.
+    pub(super) fn was_shortened(&self) -> bool {
+        self.was_shortened || self.disk.length().is_ok_and(|length| length < self.expected)
     }
 
     /// Where the next lines are put together.
@@ -123,6 +110,7 @@ impl<D: Disk> LogFile<D> {
             return Ok(());
         };
         let before = self.disk.length()?;
+        self.was_shortened |= before < self.expected;
         if self.written == 0 {
             self.start = before;
         }
@@ -138,7 +126,9 @@ impl<D: Disk> LogFile<D> {
                 }
             }
         }
+        let added = self.pending.len() - self.written;
         self.written = self.pending.len();
+        self.expected = before + added as u64;
         Ok(())
     }
 
@@ -149,6 +139,7 @@ impl<D: Disk> LogFile<D> {
         if let Err(error) = self.disk.sync() {
             self.written = 0;
             self.cut_to = Some(self.start);
+            self.expected = self.start;
             drop(self.cut());
             return Err(error);
         }
@@ -172,6 +163,7 @@ impl<D: Disk> LogFile<D> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::io::Error;
     use std::ops::Range;
     use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
@@ -234,6 +226,10 @@ pub(super) mod tests {
             }
             state.cache.truncate(usize::try_from(length).unwrap());
             Ok(())
+        }
+
+        fn links(&self) -> Result<u64> {
+            Ok(1)
         }
 
         fn sync(&mut self) -> Result<()> {
@@ -334,15 +330,5 @@ pub(super) mod tests {
         disk.state().cache.clear();
         log.flush().unwrap();
         check(&disk, "second\n", "a long first line\n");
-    }
-
-    #[test]
-    fn a_log_lies_in_a_folder_of_its_own_and_takes_no_other_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let directory = folder.path().join("a/b");
-        let (_, path) = create(&directory, Duration::from_millis(5)).unwrap();
-        assert_eq!(path, directory.join(format!("audit-5-{}.jsonl", std::process::id())));
-        let error = create(&directory, Duration::from_millis(5)).unwrap_err();
-        assert_eq!(error.error.kind(), ErrorKind::AlreadyExists);
     }
 }

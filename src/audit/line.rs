@@ -3,14 +3,17 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::chain_line;
 use super::event::{
     CallId, DecisionEvent, Event, Outcome, Path, Record, RecordedEnd, RecordedKey, RecordedTouch,
     StreamEnd, Verdict,
 };
+use crate::chain::LineHash;
 use crate::etcd::Touch;
 use crate::identity::CertificateFacts;
 
@@ -28,14 +31,37 @@ pub(super) struct LineWriter {
 
 impl LineWriter {
     /// Appends the record and a newline.
-    pub(super) fn write(&mut self, sequence: u64, record: &Record, bytes: &mut Vec<u8>) {
-        let seconds = record.time.as_secs();
+    ///
+    /// `previous` is the hash of the line before; the hash of this one comes back.
+    pub(super) fn write(
+        &mut self,
+        sequence: u64,
+        previous: LineHash,
+        record: &Record,
+        bytes: &mut Vec<u8>,
+    ) -> LineHash {
+        self.note_second(record.time);
+        let start = bytes.len();
+        write(sequence, record, &self.second_text, bytes);
+        previous.close_line(bytes);
+        let hash = LineHash::of(bytes.get(start..).unwrap_or_default());
+        bytes.push(b'\n');
+        hash
+    }
+
+    /// A time as the line of a record of that time shows it.
+    pub(super) fn time_text(&mut self, time: Duration) -> String {
+        self.note_second(time);
+        format!("{}.{:06}Z", self.second_text, time.subsec_micros())
+    }
+
+    fn note_second(&mut self, time: Duration) {
+        let seconds = time.as_secs();
         if self.second_text.is_empty() || self.second != seconds {
             self.second = seconds;
             let text = timestamp_of_seconds(i64::try_from(seconds).unwrap_or(i64::MAX));
             text.trim_end_matches('Z').clone_into(&mut self.second_text);
         }
-        write(sequence, record, &self.second_text, bytes);
     }
 }
 
@@ -45,14 +71,23 @@ fn write(sequence: u64, record: &Record, second: &str, bytes: &mut Vec<u8>) {
     line.number("seq", sequence);
     line.number("time", format_args!("\"{second}.{:06}Z\"", record.time.subsec_micros()));
     match &record.event {
-        Event::ProcessStart { version, identities, rules } => {
+        Event::ProcessStart { version, identities, rules, beginning } => {
             line.text("type", "process.start");
             line.text("version", version);
             line.number("identities", identities);
             line.number("rules", rules);
+            chain_line::beginning(&mut line, beginning);
         }
         Event::ProcessStop => line.text("type", "process.stop"),
-        Event::ConnectionOpen { connection, source, tls, authority, facts, principal } => {
+        Event::ConnectionOpen {
+            connection,
+            source,
+            tls,
+            authority,
+            facts,
+            principal,
+            repeated,
+        } => {
             line.text("type", "connection.open");
             line.number("connection", connection.0);
             line.text("source", &source.to_string());
@@ -64,6 +99,9 @@ fn write(sequence: u64, record: &Record, second: &str, bytes: &mut Vec<u8>) {
             }
             if let Some(facts) = facts {
                 certificate(&mut line, facts);
+            }
+            if *repeated {
+                line.flag("repeated", true);
             }
         }
         Event::ConnectionRefused { source, reason, detail, count } => {
@@ -88,9 +126,8 @@ fn write(sequence: u64, record: &Record, second: &str, bytes: &mut Vec<u8>) {
         Event::Decision(event) => decision(&mut line, event),
         Event::Outcome { call, outcome } => self::outcome(&mut line, *call, outcome),
         Event::StreamEnd { call, end } => stream_end(&mut line, *call, end),
+        Event::Chain(event) => chain_line::chain_event(&mut line, event),
     }
-    line.close();
-    bytes.push(b'\n');
 }
 
 fn call_id(line: &mut Line<'_>, call: CallId) {
@@ -247,7 +284,7 @@ const RANGE_END: KeyNames = KeyNames {
 };
 
 /// A JSON object in the making.
-struct Line<'a> {
+pub(super) struct Line<'a> {
     bytes: &'a mut Vec<u8>,
 }
 
@@ -257,11 +294,11 @@ impl<'a> Line<'a> {
         Self { bytes }
     }
 
-    fn begin_object(&mut self) {
+    pub(super) fn begin_object(&mut self) {
         self.bytes.push(b'{');
     }
 
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.bytes.push(b'}');
     }
 
@@ -273,7 +310,7 @@ impl<'a> Line<'a> {
     }
 
     /// INVARIANT: names are ours and need no escape.
-    fn name(&mut self, name: &'static str) {
+    pub(super) fn name(&mut self, name: &'static str) {
         self.separate();
         self.bytes.push(b'"');
         self.bytes.extend_from_slice(name.as_bytes());
@@ -285,12 +322,12 @@ impl<'a> Line<'a> {
         drop(serde_json::to_writer(&mut *self.bytes, value));
     }
 
-    fn text(&mut self, name: &'static str, value: &str) {
+    pub(super) fn text(&mut self, name: &'static str, value: &str) {
         self.name(name);
         self.string(value);
     }
 
-    fn number(&mut self, name: &'static str, value: impl Display) {
+    pub(super) fn number(&mut self, name: &'static str, value: impl Display) {
         self.name(name);
         drop(write!(self.bytes, "{value}"));
     }
@@ -323,7 +360,7 @@ impl<'a> Line<'a> {
         self.bytes.push(b'"');
     }
 
-    fn list<T>(&mut self, items: &[T], mut write: impl FnMut(&mut Self, &T)) {
+    pub(super) fn list<T>(&mut self, items: &[T], mut write: impl FnMut(&mut Self, &T)) {
         self.bytes.push(b'[');
         for item in items {
             self.separate();
@@ -345,11 +382,13 @@ mod tests {
     fn check(event: Event, expected: &str) {
         let record = Record { time: Duration::new(1_800_000_000, 1_000), event };
         let mut bytes = Vec::new();
-        LineWriter::default().write(7, &record, &mut bytes);
+        let previous = LineHash::of(b"before");
+        let hash = LineWriter::default().write(7, previous, &record, &mut bytes);
         let line = String::from_utf8(bytes).unwrap();
+        assert_eq!(LineHash::of(line.trim_end().as_bytes()), hash);
         let _: serde_json::Value = serde_json::from_str(&line).unwrap();
         let head = "{\"v\":1,\"seq\":7,\"time\":\"2027-01-15T08:00:00.000001Z\",";
-        assert_eq!(line, format!("{head}{expected}}}\n"));
+        assert_eq!(line, format!("{head}{expected},\"prev\":\"{previous}\"}}\n"));
     }
 
     fn decision_of(verdict: Verdict, touches: &[Touch]) -> Event {

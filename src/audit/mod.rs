@@ -2,22 +2,34 @@
 //!
 //! Only `recorder` makes a [`Recorded`]; values never come here.
 
+pub mod chain;
+mod chain_line;
+mod earlier;
 pub mod event;
 mod file;
 pub mod fold;
+mod folder;
 mod line;
+mod log;
+mod open;
 pub mod recorder;
+mod reservation;
 mod room;
+mod seal;
 #[cfg(test)]
 mod tests;
+mod tidy;
+mod witness;
 mod writer;
 
 pub use event::{CallId, ConnectionId, Event, Outcome, Record, RecordedTouches, Verdict};
-pub use file::FileError;
+pub use folder::FileError;
 pub use recorder::{CoreRecorder, OpenConnection, Recorded, Recorder, Unavailable};
 pub use room::QueueShare;
+pub use seal::{LongTermKey, SealEvery};
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where and how records are kept.
@@ -31,6 +43,45 @@ pub struct Config {
     pub queue_bytes: u32,
     /// How long a request waits for room in the queue, and for the disk, before it is refused.
     pub wait: Duration,
+    /// How the log is sealed, if it is.
+    pub seal: Option<SealConfig>,
+    /// When a new file is begun.
+    pub rotate: RotateAt,
+    /// What becomes of closed files.
+    pub retention: Retention,
+}
+
+/// Signed checkpoints.
+#[derive(Clone, Debug)]
+pub struct SealConfig {
+    /// The key that speaks for each process.
+    pub key: Arc<LongTermKey>,
+    /// How often.
+    pub every: SealEvery,
+    /// A second place for them.
+    pub witness: Option<PathBuf>,
+}
+
+/// When a file is large or old enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RotateAt {
+    /// Bytes; 0 is never.
+    pub bytes: u64,
+    /// How long it has been in use.
+    pub age: Option<Duration>,
+}
+
+/// Closed files of all chains in the folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Whether they are compressed.
+    pub compress: bool,
+    /// The most that are kept.
+    pub files: Option<u32>,
+    /// The longest that one is kept.
+    pub age: Option<Duration>,
+    /// The most bytes that they take.
+    pub bytes: Option<u64>,
 }
 
 /// What a decision must have reached before its request is forwarded.

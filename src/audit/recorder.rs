@@ -15,10 +15,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::chain::Beginning;
 use super::event::{CallId, ConnectionId, Event, Outcome, Record};
-use super::file::{self, Disk, FileError};
 use super::fold::RefusalFold;
+use super::folder::{FileError, Segments};
+use super::log::Opened;
+use super::open::open;
 use super::room::{Place, QueueShare, units};
+use super::tidy::Tidy;
 use super::writer::Shared;
 use super::{Config, Mode};
 use crate::clock;
@@ -38,6 +42,7 @@ pub struct Recorder {
     pub(super) shared: Arc<Shared>,
     shares: Arc<Mutex<Shares>>,
     refusals: Arc<QueueShare>,
+    beginning: Arc<Beginning>,
 }
 
 /// Hands records over from one core; its calls wait for the disk together.
@@ -108,21 +113,30 @@ impl Recorder {
         config: &Config,
         observe_sync: impl Fn(Duration) + Send + 'static,
     ) -> Result<(Self, Writer), FileError> {
-        let (file, path) = file::create(&config.directory, clock::since_epoch())?;
-        Self::start_on(config, file, path, observe_sync)
+        let mut random = [0; 8];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| FileError {
+            path: config.directory.clone(),
+            error: std::io::Error::other("the system gives no randomness"),
+        })?;
+        let (mut opened, reservation) = open(config, clock::since_epoch(), random)?;
+        let shared = Arc::new(Shared::new(config, Some(reservation)));
+        let tidy = Tidy::start(config.directory.clone(), config.retention, Arc::clone(&shared));
+        let path = opened.path.clone();
+        opened.tidy = Some(tidy.map_err(|error| FileError { path, error })?);
+        Self::start_on(config, shared, opened, observe_sync)
     }
 
-    pub(super) fn start_on(
+    pub(super) fn start_on<S: Segments>(
         config: &Config,
-        disk: impl Disk,
-        path: PathBuf,
+        shared: Arc<Shared>,
+        opened: Opened<S>,
         observe_sync: impl Fn(Duration) + Send + 'static,
     ) -> Result<(Self, Writer), FileError> {
-        let shared = Arc::new(Shared::new(config));
+        let (path, beginning) = (opened.path.clone(), Arc::clone(&opened.beginning));
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || for_thread.write_until_closed(disk, observe_sync))
+            .spawn(move || for_thread.write_until_closed(opened, observe_sync))
             .map_err(|error| FileError { path: path.clone(), error })?;
         let queue_bytes = usize::try_from(config.queue_bytes).unwrap_or(usize::MAX);
         let recorder = Self {
@@ -133,6 +147,7 @@ impl Recorder {
                 purge_at: 64,
             })),
             refusals: Arc::new(QueueShare::new(REFUSALS_BYTES)),
+            beginning,
         };
         Ok((recorder, Writer { shared, thread, path }))
     }
@@ -171,9 +186,27 @@ impl Recorder {
         share
     }
 
-    /// Records the beginning or end of the process; there is always room for these two.
-    pub fn record_process(&self, event: Event) {
+    /// Records the beginning of the process; there is always room for it, and for its end.
+    pub fn record_start(&self, version: &'static str, identities: usize, rules: usize) {
+        let beginning = Arc::clone(&self.beginning);
+        let event = Event::ProcessStart { version, identities, rules, beginning };
         self.shared.push(record_now(event), None, false);
+    }
+
+    /// Records that the process ends in good order.
+    pub fn record_stop(&self) {
+        self.shared.push(record_now(Event::ProcessStop), None, false);
+    }
+
+    /// Goes on in a new file: whoever moved the one in use away asks for it.
+    pub fn rotate(&self) {
+        self.shared.rotation_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// How often a file of the log was found deleted, shortened or replaced.
+    #[must_use]
+    pub fn gaps(&self) -> u64 {
+        self.shared.gaps.load(Ordering::Relaxed)
     }
 
     /// Folds a connection that came to nothing. It has room of its own, and never waits for it.

@@ -8,16 +8,41 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::Instant;
 
+use super::chain::Beginning;
 use super::event::{DecisionEvent, Path};
 use super::file::tests::FakeDisk;
 use super::fold::RefusalFold;
+use super::folder::{Segments, Standing};
+use super::log::Opened;
 use super::recorder::Writer;
+use super::writer::Shared;
 use super::*;
+use crate::chain::ChainId;
 use crate::etcd::{KeyRange, KeyVerb, StoredKey, Touch};
 
 const QUEUE_BYTES: u32 = 1 << 20;
 /// How long anything that must come may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// There is no other file here.
+#[derive(Debug)]
+struct OneFile;
+
+impl Segments for OneFile {
+    type Disk = FakeDisk;
+
+    fn number(&self) -> u32 {
+        1
+    }
+
+    fn next(&mut self) -> std::io::Result<FakeDisk> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn standing(&self) -> Standing {
+        Standing::InPlace
+    }
+}
 
 struct Stage {
     disk: FakeDisk,
@@ -34,8 +59,32 @@ fn run<F: Future<Output = ()> + 'static>(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let stage = LocalSet::new().block_on(&runtime, async {
         let disk = FakeDisk::default();
-        let config = Config { directory: PathBuf::new(), mode, queue_bytes: QUEUE_BYTES, wait };
-        let started = Recorder::start_on(&config, disk.clone(), PathBuf::new(), |_| {});
+        let config = Config {
+            directory: PathBuf::new(),
+            mode,
+            queue_bytes: QUEUE_BYTES,
+            wait,
+            seal: None,
+            rotate: RotateAt::default(),
+            retention: Retention::default(),
+        };
+        let shared = Arc::new(Shared::new(&config, None));
+        let opened = Opened {
+            segments: OneFile,
+            disk: disk.clone(),
+            path: PathBuf::new(),
+            beginning: Arc::new(Beginning {
+                chain: ChainId::new(1, [0; 8]),
+                epoch: 1,
+                key: None,
+                after: Vec::new(),
+            }),
+            sealer: None,
+            witness: None,
+            rotate: config.rotate,
+            tidy: None,
+        };
+        let started = Recorder::start_on(&config, shared, opened, |_| {});
         let (recorder, writer) = started.unwrap();
         let stage = Stage { disk, recorder: recorder.on_this_core(), writer };
         test(stage.disk.clone(), stage.recorder.clone()).await;

@@ -3,28 +3,27 @@
 //! In `blocking` it takes up the next batch as soon as the disk has kept the last (group commit). In
 //! `buffered` it rests in between. When the disk refuses it holds its batch and tries again.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::event::Record;
-use super::file::{Disk, LogFile};
-use super::line::LineWriter;
+use super::folder::Segments;
+use super::log::{Log, Opened};
+use super::reservation::Reservation;
 use super::room::Place;
 use super::{Config, Mode};
 
 /// After a batch in `buffered` the writer rests: the next one is larger and nobody has to wake it.
 const REST: Duration = Duration::from_millis(1);
-/// How long the writer waits after the disk refused.
-const RETRY: Duration = Duration::from_millis(200);
 /// How long records that nobody waits for may stay in the queue.
 const LINGER: Duration = Duration::from_millis(100);
 /// How long written records that nobody waits for may stay unsynced.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
-/// The most bytes that may stay unsynced, because they are kept in memory until then.
-const UNSYNCED_BYTES_MAX: usize = 8 << 20;
+/// How often the file in use is looked after.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The most bytes of lines that are put together before they are written, but for the last line.
 const WRITE_BYTES_MAX: usize = 1 << 20;
 
@@ -41,18 +40,27 @@ pub(super) struct Shared {
     /// Calls that wait for room.
     pub(super) waiting_for_room: AtomicUsize,
     pub(super) written: AtomicU64,
+    /// How many records that came in are on disk.
+    pub(super) synced: AtomicU64,
     pub(super) refused: AtomicU64,
     failing: Mutex<Option<String>>,
-    started: Instant,
+    /// A new file was asked for from outside.
+    pub(super) rotation_asked: AtomicBool,
+    /// Files that were found deleted, shortened or replaced.
+    pub(super) gaps: AtomicU64,
+    pub(super) started: Instant,
     /// Since when the writer waits for the disk, in milliseconds since `started`; 0 when it does not.
-    busy_since: AtomicU64,
+    pub(super) busy_since: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     records: Vec<Queued>,
-    /// The sequence number of the last record that came in.
+    /// How many records came in.
     sequence: u64,
+    /// How many the writer made itself.
+    own: u64,
+    reservation: Option<Reservation>,
     /// The writer is to take what there is without lingering.
     hurry: bool,
     /// Somebody waits until a record is on disk.
@@ -67,6 +75,15 @@ pub(super) struct Queued {
     pub(super) place: Option<Place>,
 }
 
+impl Queue {
+    fn reserve(&mut self) {
+        let records = self.sequence + self.own;
+        if let Some(reservation) = &mut self.reservation {
+            reservation.cover(records);
+        }
+    }
+}
+
 /// A batch as it was taken.
 #[derive(Clone, Copy)]
 struct Taken {
@@ -75,17 +92,21 @@ struct Taken {
 }
 
 impl Shared {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, reservation: Option<Reservation>) -> Self {
+        let queue = Queue { reservation, ..Queue::default() };
         Self {
             mode: config.mode,
             wait: config.wait,
-            queue: Mutex::default(),
+            queue: Mutex::new(queue),
             ready: Condvar::new(),
             progress: watch::Sender::new(0),
             waiting_for_room: AtomicUsize::new(0),
             written: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             failing: Mutex::default(),
+            rotation_asked: AtomicBool::new(false),
+            gaps: AtomicU64::new(0),
             started: Instant::now(),
             busy_since: AtomicU64::new(0),
         }
@@ -95,11 +116,27 @@ impl Shared {
     pub(super) fn push(&self, record: Record, place: Option<Place>, waited_for: bool) -> u64 {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.sequence += 1;
+        queue.reserve();
         let sequence = queue.sequence;
         queue.records.push(Queued { record, place });
         queue.sync |= waited_for;
         self.wake(queue, waited_for || self.mode == Mode::Buffered);
         sequence
+    }
+
+    /// Counts a record that the writer makes itself.
+    pub(super) fn count_own(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.own += 1;
+        queue.reserve();
+    }
+
+    /// Nothing can be lost any more.
+    pub(super) fn end_reservation(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reservation) = queue.reservation.take() {
+            reservation.end();
+        }
     }
 
     /// Whether no decision may be handed over any more: nobody might write it.
@@ -147,36 +184,40 @@ impl Shared {
     }
 
     /// Writes until the log is closed.
-    pub(super) fn write_until_closed<D: Disk>(
+    pub(super) fn write_until_closed<S: Segments>(
         &self,
-        disk: D,
+        opened: Opened<S>,
         observe_sync: impl Fn(Duration),
     ) -> std::io::Result<()> {
         let _ended = Ended(self);
-        let mut log = Log { shared: self, file: LogFile::new(disk), observe_sync, sequence: 0 };
+        let mut log = Log::new(self, opened, observe_sync);
         let (mut batch, mut places) = (Vec::new(), Vec::new());
-        let mut lines = LineWriter::default();
-        let mut synced = Instant::now();
+        let (mut synced, mut looked) = (Instant::now(), Instant::now());
         loop {
             let taken = self.take(&mut batch);
             let any = !batch.is_empty();
             for queued in batch.drain(..) {
-                log.sequence += 1;
-                lines.write(log.sequence, &queued.record, log.file.pending());
+                log.write(&queued.record);
                 places.extend(queued.place);
-                if log.file.unwritten_bytes() >= WRITE_BYTES_MAX {
+                if log.unwritten_bytes() >= WRITE_BYTES_MAX {
                     log.keep(taken.sync, taken.closing, &mut places)?;
                 }
             }
-            let due = synced.elapsed() >= SYNC_EVERY && log.file.unsynced_bytes() > 0;
-            let sync = taken.sync || due || taken.closing;
+            let sealed = log.seal_when_due();
+            let due = synced.elapsed() >= SYNC_EVERY;
+            let sync = taken.sync || (due && log.unsynced_bytes() > 0) || taken.closing || sealed;
             if any || sync {
                 log.keep(sync, taken.closing, &mut places)?;
             }
             if sync {
                 synced = Instant::now();
             }
+            if looked.elapsed() >= LOOK_EVERY && !taken.closing {
+                log.look_after_files(&mut places)?;
+                looked = Instant::now();
+            }
             if taken.closing {
+                log.end();
                 return Ok(());
             }
             if any && self.mode == Mode::Buffered {
@@ -199,7 +240,7 @@ impl Shared {
     }
 
     /// Keeps the state that `/readyz` shows, and says each change once.
-    fn note(&self, result: &std::io::Result<()>) {
+    pub(super) fn note(&self, result: &std::io::Result<()>) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Err(error) => {
@@ -217,57 +258,6 @@ impl Shared {
     }
 }
 
-/// The file, and where it stands.
-struct Log<'a, D, O> {
-    shared: &'a Shared,
-    file: LogFile<D>,
-    observe_sync: O,
-    sequence: u64,
-}
-
-impl<D: Disk, O: Fn(Duration)> Log<'_, D, O> {
-    /// Writes what is pending, syncs it if asked, frees the places and tells who waits. Tries until
-    /// the disk takes it; gives up only when the log is being closed.
-    fn keep(&mut self, sync: bool, closing: bool, places: &mut Vec<Place>) -> std::io::Result<()> {
-        let sync = sync || self.file.unsynced_bytes() >= UNSYNCED_BYTES_MAX;
-        loop {
-            let busy = millis(self.shared.started.elapsed()).max(1);
-            self.shared.busy_since.store(busy, Ordering::Relaxed);
-            // After a failed sync the flush writes everything anew.
-            let result = self.file.flush().and_then(|()| if sync { self.sync() } else { Ok(()) });
-            self.shared.busy_since.store(0, Ordering::Relaxed);
-            self.shared.note(&result);
-            if result.is_ok() {
-                break;
-            }
-            if closing || self.shared.is_closing() {
-                return result;
-            }
-            std::thread::sleep(RETRY);
-        }
-        places.clear();
-        self.shared.written.store(self.sequence, Ordering::Relaxed);
-        let blocking = self.shared.mode == Mode::Blocking;
-        if (blocking && sync) || self.shared.waiting_for_room.load(Ordering::SeqCst) > 0 {
-            // In `blocking` a batch without a sync frees room, but lets nobody go.
-            let sequence = self.sequence;
-            self.shared.progress.send_modify(|kept| {
-                if sync || !blocking {
-                    *kept = sequence;
-                }
-            });
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self) -> std::io::Result<()> {
-        let started = Instant::now();
-        let result = self.file.sync();
-        (self.observe_sync)(started.elapsed());
-        result
-    }
-}
-
 /// However the writer ends, nothing is written after it.
 struct Ended<'a>(&'a Shared);
 
@@ -279,6 +269,6 @@ impl Drop for Ended<'_> {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,5 +1,6 @@
 //! The command line: one subcommand per file. Exit codes: 0 done, 1 no or failed, 2 wrong usage.
 
+mod audit;
 mod can_i;
 mod cert;
 mod check;
@@ -40,6 +41,8 @@ enum Command {
     CanI(can_i::Arguments),
     /// Make a small PKI from a recipe such as certs/demo.toml
     Cert(cert::Arguments),
+    /// Keep and check the evidence that an audit log is
+    Audit(audit::Arguments),
     /// Play a short story with a real etcd, etcdctl and this program, all on loopback
     Demo(demo::Arguments),
     /// Print the version
@@ -64,6 +67,7 @@ pub fn run() -> ExitCode {
         Command::Check { config } => check::run(&config),
         Command::CanI(arguments) => can_i::run(&arguments),
         Command::Cert(arguments) => cert::run(&arguments),
+        Command::Audit(arguments) => audit::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Version => {
             say(&format!("ringfence {}", env!("CARGO_PKG_VERSION")));

@@ -3,6 +3,7 @@
 //! Only `cli` and `server` may use it; each module has its own `Config` or `Limits` that this one
 //! fills.
 
+mod audit;
 mod files;
 mod lease_keys;
 mod raw;
@@ -19,8 +20,8 @@ use crate::document::Problem;
 use crate::policy::Policy;
 use crate::proxy::{Advertise, Limits};
 use crate::tls::{Authority, Connector, KeyPair};
+use crate::upstream;
 use crate::upstream::Logins;
-use crate::{audit, upstream};
 
 /// Everything that `serve` needs.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub struct Config {
     /// Users of etcd as which identities reach it.
     pub logins: Logins,
     /// The audit log.
-    pub audit: audit::Config,
+    pub audit: crate::audit::Config,
     /// Where metrics and health are.
     pub admin_listen: SocketAddr,
     /// Identities and rules.

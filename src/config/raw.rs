@@ -51,6 +51,39 @@ pub(super) struct RawAudit {
     pub(super) directory: Option<Located<String>>,
     pub(super) queue_bytes: u64,
     pub(super) wait_seconds: u64,
+    pub(super) checkpoint: Option<RawCheckpoint>,
+    pub(super) rotate: RawRotate,
+}
+
+#[derive(Debug)]
+pub(super) struct RawCheckpoint {
+    pub(super) key: Option<Located<String>>,
+    pub(super) witness: Option<Located<String>>,
+    pub(super) seconds: u64,
+    pub(super) records: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct RawRotate {
+    pub(super) bytes: u64,
+    pub(super) seconds: u64,
+    pub(super) compress: bool,
+    pub(super) keep_files: u64,
+    pub(super) keep_seconds: u64,
+    pub(super) keep_bytes: u64,
+}
+
+impl Default for RawRotate {
+    fn default() -> Self {
+        Self {
+            bytes: 256 << 20,
+            seconds: 0,
+            compress: true,
+            keep_files: 0,
+            keep_seconds: 0,
+            keep_bytes: 0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -178,9 +211,47 @@ fn read_audit(table: TableReader<'_>) -> RawAudit {
         directory: table.required_text("directory", "a folder for the audit log"),
         queue_bytes: table.number("queue_bytes", 65_536..=1 << 30, 16 << 20),
         wait_seconds: table.number("wait_seconds", 1..=60, 5),
+        checkpoint: table.table("checkpoint").map(read_checkpoint),
+        rotate: table.table("rotate").map_or_else(RawRotate::default, read_rotate),
     };
     table.finish();
     audit
+}
+
+fn read_checkpoint(table: TableReader<'_>) -> RawCheckpoint {
+    let checkpoint = RawCheckpoint {
+        key: table.required_text("key", "a file that `ringfence audit keygen` made"),
+        witness: table.text("witness"),
+        seconds: table.number("seconds", 1..=86_400, 60),
+        records: table.number("records", 2..=10_000_000, 10_000),
+    };
+    table.finish();
+    checkpoint
+}
+
+fn read_rotate(table: TableReader<'_>) -> RawRotate {
+    let usual = RawRotate::default();
+    let year = 366 * 86_400;
+    let compress = match table.text("compress") {
+        None => usual.compress,
+        Some(text) if text.value == "zstd" => true,
+        Some(text) if text.value == "none" => false,
+        Some(text) => {
+            let what = format!("`audit.rotate.compress` is `{}`", text.value);
+            table.problems().error(&text.location, what, "`zstd` (the default) or `none`");
+            usual.compress
+        }
+    };
+    let rotate = RawRotate {
+        bytes: table.number("bytes", 0..=1 << 40, usual.bytes),
+        seconds: table.number("seconds", 0..=year, usual.seconds),
+        compress,
+        keep_files: table.number("keep_files", 0..=1_000_000, usual.keep_files),
+        keep_seconds: table.number("keep_seconds", 0..=20 * year, usual.keep_seconds),
+        keep_bytes: table.number("keep_bytes", 0..=1 << 50, usual.keep_bytes),
+    };
+    table.finish();
+    rotate
 }
 
 fn read_admin(table: TableReader<'_>) -> Option<Located<String>> {
@@ -203,7 +274,14 @@ fn read_policy(table: TableReader<'_>) -> Vec<Located<String>> {
 
 impl Default for RawAudit {
     fn default() -> Self {
-        Self { mode: Mode::Blocking, directory: None, queue_bytes: 0, wait_seconds: 0 }
+        Self {
+            mode: Mode::Blocking,
+            directory: None,
+            queue_bytes: 0,
+            wait_seconds: 0,
+            checkpoint: None,
+            rotate: RawRotate::default(),
+        }
     }
 }
 

@@ -16,8 +16,8 @@ use crate::policy::{Policy, PolicySource};
 use crate::proxy::{Advertise, Limits};
 use crate::tls::material::{MaterialError, Purpose};
 use crate::tls::{Authority, Connector, KeyPair, material};
+use crate::upstream;
 use crate::upstream::{Endpoint, Logins};
-use crate::{audit, upstream};
 
 /// Reads the config, its policies, certificates and keys. `now` is the time since 1970, for what
 /// certificates say.
@@ -52,9 +52,9 @@ struct LoadedPolicy {
 /// Identities that reach etcd with a certificate of their own.
 const IDENTITY_CERTIFICATES_MAX: usize = 16;
 
-struct Loader<'a> {
-    folder: &'a Path,
-    problems: &'a Problems,
+pub(super) struct Loader<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) problems: &'a Problems,
     now: Duration,
 }
 
@@ -91,13 +91,7 @@ impl Loader<'_> {
         let lease_keys = self.lease_keys(raw.lease_keys.as_ref());
         let upstream = self.upstream(&raw.upstream);
         let (listen, admin_listen) = self.addresses(raw);
-        let directory = raw.audit.directory.as_ref().map(|text| self.audit_directory(text));
-        let audit = directory.map(|directory| audit::Config {
-            directory,
-            mode: raw.audit.mode,
-            queue_bytes: u32::try_from(raw.audit.queue_bytes).unwrap_or(u32::MAX),
-            wait: Duration::from_secs(raw.audit.wait_seconds),
-        });
+        let audit = self.audit(&raw.audit);
         let limits = limits(&raw.limits);
         let advertise = self.advertise(raw);
         let policy = policy?;
@@ -145,19 +139,6 @@ impl Loader<'_> {
             self.problems.error(&text.location, what, "for example 0.0.0.0:2379 or [::]:2379");
         }
         address
-    }
-
-    /// `serve` makes the folder; nothing is made here.
-    fn audit_directory(&self, text: &Located<String>) -> PathBuf {
-        let directory = self.folder.join(&text.value);
-        let there = directory.ancestors().find_map(|path| Some((path, path.metadata().ok()?)));
-        if let Some((path, metadata)) = there
-            && !metadata.is_dir()
-        {
-            let what = format!("`{}` is no folder", path.display());
-            self.problems.error(&text.location, what, "a folder for the audit log; serve makes it");
-        }
-        directory
     }
 
     fn key_pair(
@@ -479,11 +460,11 @@ fn limits(raw: &RawLimits) -> Limits {
 }
 
 /// 0 stands for a limit that is off.
-fn unless_zero(seconds: u64) -> Option<Duration> {
+pub(super) fn unless_zero(seconds: u64) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
-fn number(value: u64) -> usize {
+pub(super) fn number(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 

@@ -3,5 +3,6 @@
 //! It never writes; a file may be anything, and no line is held that is longer than a record can be.
 
 pub mod segments;
+pub mod verify;
 
 pub use segments::{Line, LineError, Lines, Segment, find};

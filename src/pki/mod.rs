@@ -136,6 +136,19 @@ fn set_validity(params: &mut CertificateParams, now: Duration, from_days: i64, d
     params.not_after = params.not_before.saturating_add(time::Duration::days(days));
 }
 
+/// Makes an Ed25519 key for an audit log: `FILE` with mode 0600, and `FILE.pub`.
+///
+/// # Errors
+/// When a file is already there or cannot be written, or there is no randomness.
+pub fn make_signing_key(file: &Path) -> Result<[PathBuf; 2], PkiError> {
+    let named = |error| PkiError::Certificate { name: file.display().to_string(), error };
+    let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(named)?;
+    let mut public = file.as_os_str().to_owned();
+    public.push(".pub");
+    let private = write(file, &key.serialize_pem(), 0o600)?;
+    Ok([private, write(Path::new(&public), &key.public_key_pem(), 0o644)?])
+}
+
 fn write(path: &Path, text: &str, mode: u32) -> Result<PathBuf, PkiError> {
     let file = OpenOptions::new().create_new(true).write(true).mode(mode).open(path);
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()));

@@ -175,6 +175,7 @@ async fn identify(
             .as_ref()
             .map(|identified| Arc::clone(&identified.name))
             .map_err(Clone::clone),
+        repeated: false,
     };
     let record = Record { time: clock::since_epoch(), event };
     let open = core.recorder.open(&queue_share, connection, record).await.ok()?;

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use crate::admin::{self, Admin};
+use crate::audit::Recorder;
 use crate::audit::fold::RefusalFold;
-use crate::audit::{Event, Recorder};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::tls::{Acceptor, Connector};
@@ -79,7 +79,7 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
         Recorder::start(&config.audit, move |took| metrics.observe_audit_sync(took))?
     };
     let (identities, rules) = config.policy.size();
-    recorder.record_process(Event::ProcessStart { version: VERSION, identities, rules });
+    recorder.record_start(VERSION, identities, rules);
     let refusals = Arc::new(Mutex::new(RefusalFold::default()));
     let (drain, draining) = watch::channel(false);
     let (cut, cutting) = watch::channel(false);
@@ -121,16 +121,16 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
         "serving"
     );
     let now_and_then = || tick(&recorder, &metrics, &refusals);
-    let signal = meanwhile(now_and_then, signals.next()).await;
+    let signal = meanwhile(now_and_then, signals.next(&recorder)).await;
     tracing::info!(signal, "ending: no new connections, open calls may finish");
     accepting.abort();
     drain.send_replace(true);
-    let joining = join(workers, config.limits.drain_timeout, &mut signals, &cut);
+    let joining = join(workers, config.limits.drain_timeout, (&mut signals, &recorder), &cut);
     let clean = meanwhile(now_and_then, joining).await;
     admin.abort();
     now_and_then();
     recorder.flush_all_refusals(&refusals);
-    recorder.record_process(Event::ProcessStop);
+    recorder.record_stop();
     writer.close()?;
     tracing::info!(clean, "ended");
     Ok(clean)
@@ -151,13 +151,13 @@ fn with_reachability(config: &Config) -> Vec<(upstream::Config, Arc<Reachability
 async fn join(
     workers: worker::Workers,
     drain_timeout: Duration,
-    signals: &mut Signals,
+    (signals, recorder): (&mut Signals, &Recorder),
     cut: &watch::Sender<bool>,
 ) -> bool {
     let mut joining = std::pin::pin!(workers.join(drain_timeout));
     tokio::select! {
         clean = &mut joining => return clean,
-        signal = signals.next() => {
+        signal = signals.next(recorder) => {
             tracing::warn!(signal, "ending at once: told a second time");
             cut.send_replace(true);
         }
@@ -169,19 +169,27 @@ async fn join(
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
     }
 
-    /// The name of the next one.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+    /// The name of the next one that ends the process. SIGHUP has the audit log go on in a new file.
+    async fn next(&mut self, recorder: &Recorder) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    tracing::info!("SIGHUP: the audit log goes on in a new file");
+                    recorder.rotate();
+                }
+            }
         }
     }
 }
@@ -212,6 +220,7 @@ async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener,
 
 fn tick(recorder: &Recorder, metrics: &Metrics, refusals: &Mutex<RefusalFold>) {
     metrics.audit_records.inner().store(recorder.written(), std::sync::atomic::Ordering::Relaxed);
+    metrics.audit_gaps.inner().store(recorder.gaps(), std::sync::atomic::Ordering::Relaxed);
     metrics.audit_refused.inner().store(recorder.refused(), std::sync::atomic::Ordering::Relaxed);
     recorder.flush_refusals(refusals);
 }

@@ -317,7 +317,8 @@ fn check_glob(text: &str) {
     else {
         return;
     };
-    let separator = separator.chars().next();
+    // What parts a value is never the star itself.
+    let separator = separator.chars().next().filter(|separator| *separator != '*');
     let Ok(glob) = Glob::new(pattern, separator) else { return };
     let expected = match pattern.strip_suffix("**") {
         None => reaches_end(pattern, separator, value),

@@ -13,7 +13,7 @@ pub mod wire;
 pub use etcd::Etcd;
 pub use http1::{Http1, HttpTap, Then, response_head};
 pub use pki::Pki;
-pub use program::{Ringfence, Settings};
+pub use program::{Ringfence, Settings, audit_files};
 pub use raw::{RawClient, Reply, framed};
 pub use stream::RawStream;
 pub use tap::{End, Tap};

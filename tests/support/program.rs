@@ -186,9 +186,8 @@ files = ["policy.toml"]
 
     /// The text of its audit log.
     pub fn audit_text(&self) -> String {
-        let files: Vec<PathBuf> =
-            fs::read_dir(self.audit_folder()).unwrap().map(|file| file.unwrap().path()).collect();
-        assert_eq!(files.len(), 1, "one log per process");
+        let files: Vec<PathBuf> = audit_files(self.audit_folder());
+        assert_eq!(files.len(), 1, "one file, unless a test asks for more");
         fs::read_to_string(&files[0]).unwrap()
     }
 
@@ -249,4 +248,13 @@ impl Drop for Ringfence {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// The files of the audit log, in their order.
+pub fn audit_files(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        files.filter(|path| path.to_str().unwrap().contains(".jsonl")).collect();
+    files.sort();
+    files
 }

@@ -1,0 +1,80 @@
+//! The `[audit]` of a config: where records go, how they are sealed, when files end and go.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::raw::{RawAudit, RawCheckpoint};
+use super::resolve::{Loader, unless_zero};
+use crate::audit::{Config, LongTermKey, Retention, RotateAt, SealConfig, SealEvery};
+use crate::document::Located;
+
+impl Loader<'_> {
+    pub(super) fn audit(&self, raw: &RawAudit) -> Option<Config> {
+        let directory = raw.directory.as_ref().map(|text| self.audit_directory(text));
+        let seal = match &raw.checkpoint {
+            None => Some(None),
+            Some(checkpoint) => self.checkpoint(checkpoint, directory.as_ref()).map(Some),
+        };
+        let rotate = &raw.rotate;
+        Some(Config {
+            directory: directory?,
+            mode: raw.mode,
+            queue_bytes: u32::try_from(raw.queue_bytes).unwrap_or(u32::MAX),
+            wait: Duration::from_secs(raw.wait_seconds),
+            seal: seal?,
+            rotate: RotateAt { bytes: rotate.bytes, age: unless_zero(rotate.seconds) },
+            retention: Retention {
+                compress: rotate.compress,
+                files: u32::try_from(rotate.keep_files).ok().filter(|files| *files > 0),
+                age: unless_zero(rotate.keep_seconds),
+                bytes: Some(rotate.keep_bytes).filter(|bytes| *bytes > 0),
+            },
+        })
+    }
+
+    /// `serve` makes the folder; nothing is made here.
+    fn audit_directory(&self, text: &Located<String>) -> PathBuf {
+        let directory = self.folder.join(&text.value);
+        let there = directory.ancestors().find_map(|path| Some((path, path.metadata().ok()?)));
+        if let Some((path, metadata)) = there
+            && !metadata.is_dir()
+        {
+            let what = format!("`{}` is no folder", path.display());
+            self.problems.error(&text.location, what, "a folder for the audit log; serve makes it");
+        }
+        directory
+    }
+
+    /// Who may write the log must not find the key that seals it, nor the place that shows what was cut off,
+    /// in the same folder.
+    fn checkpoint(&self, raw: &RawCheckpoint, log: Option<&PathBuf>) -> Option<SealConfig> {
+        let path_of = |text: &Located<String>| {
+            let path = self.folder.join(&text.value);
+            let beside =
+                path.parent().map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.into()));
+            let log = log.map(|log| log.canonicalize().unwrap_or_else(|_| log.clone()));
+            if log.is_some_and(|log| beside.is_some_and(|beside| beside.starts_with(log))) {
+                let what = format!("`{}` lies in the folder of the log", text.value);
+                let hint = "whoever can change the log could change it, too: another folder";
+                self.problems.error(&text.location, what, hint);
+            }
+            path
+        };
+        let witness = raw.witness.as_ref().map(path_of);
+        let key = raw.key.as_ref()?;
+        let path = path_of(key);
+        match LongTermKey::read(&path) {
+            Ok(long_term) => Some(SealConfig {
+                key: Arc::new(long_term),
+                every: SealEvery { time: Duration::from_secs(raw.seconds), records: raw.records },
+                witness,
+            }),
+            Err(what) => {
+                let hint = "`ringfence audit keygen FILE` makes one";
+                self.problems.error(&key.location, what, hint);
+                None
+            }
+        }
+    }
+}

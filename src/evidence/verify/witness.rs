@@ -1,0 +1,91 @@
+//! The second place to which first records and checkpoints went.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::chain::Followed;
+use super::{Finding, Report, What, finding_in, removed};
+use crate::chain::{ChainId, LineHash};
+use crate::evidence::segments::Lines;
+
+/// The records that it knows, by chain.
+#[derive(Debug, Default)]
+pub(super) struct Witnessed(BTreeMap<ChainId, BTreeMap<u64, LineHash>>);
+
+impl Witnessed {
+    /// Reads the file.
+    pub(super) fn read(path: &Path) -> Result<Self, Finding> {
+        let fault = |why: String| finding_in(path, What::Unreadable(why));
+        let file = File::open(path).map_err(|error| fault(error.to_string()))?;
+        let mut lines = Lines::new(BufReader::new(file));
+        let mut known = Self::default();
+        while let Some(line) = lines.next_line().map_err(|error| fault(error.to_string()))? {
+            let record: Option<Value> = serde_json::from_slice(line.bytes).ok();
+            let place = record.as_ref().and_then(|record| {
+                let chain: ChainId = record.get("chain")?.as_str()?.parse().ok()?;
+                Some((chain, record.get("seq")?.as_u64()?))
+            });
+            match place {
+                Some((chain, sequence)) => {
+                    let hash = LineHash::of(line.bytes);
+                    known.0.entry(chain).or_default().insert(sequence, hash);
+                }
+                // The last line may be on its way.
+                None if !line.is_whole => {}
+                None => return Err(fault(format!("byte {}: no record of a log", line.offset))),
+            }
+        }
+        Ok(known)
+    }
+
+    /// What it knows of a chain.
+    pub(super) fn of(&self, chain: ChainId) -> BTreeSet<u64> {
+        self.0.get(&chain).map(|known| known.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Says what is not there, or otherwise.
+    pub(super) fn compare(&self, followed: &BTreeMap<ChainId, Followed>, report: &mut Report) {
+        let gone = removed(followed);
+        let by = || "the witness".to_owned();
+        let mut by_retention = 0;
+        for (id, known) in &self.0 {
+            let mut fault = |what| {
+                report.faults.push(Finding { chain: Some(*id), place: None, what });
+            };
+            let Some(chain) = followed.get(id) else {
+                if gone.contains(id) {
+                    by_retention += known.len() as u64;
+                } else {
+                    fault(What::ChainMissing { by: by() });
+                }
+                continue;
+            };
+            if chain.is_faulty {
+                continue;
+            }
+            for (sequence, hash) in known {
+                match chain.hashes.get(sequence) {
+                    Some(found) if found == hash => {}
+                    Some(_) => {
+                        fault(What::Differs { record: *sequence, by: by() });
+                        break;
+                    }
+                    None if *sequence < chain.first => by_retention += 1,
+                    None => {
+                        let (ends, known) = (chain.last.0, *sequence);
+                        fault(What::Truncated { ends, known, by: by() });
+                        break;
+                    }
+                }
+            }
+        }
+        if by_retention > 0 {
+            let what = What::WitnessRemoved(by_retention);
+            report.notes.push(Finding { chain: None, place: None, what });
+        }
+    }
+}
