@@ -1,5 +1,5 @@
 # The commands of the README. Each does all the set-up it needs.
-.PHONY: attacks demo differential etcdctl test flood fuzz neighbours lint format audit-dependencies tools
+.PHONY: attacks audit-faults demo differential etcdctl test flood fuzz neighbours lint format audit-dependencies tools
 
 # Everything the gate checks: format, lints, documentation, dependencies, tests with real etcds.
 test: lint audit-dependencies
@@ -54,6 +54,14 @@ etcdctl: tools
 attacks: tools
 	tests/etcd/install 3.7 >/dev/null
 	cargo test --locked --package ringfence --test attacks -- --nocapture
+
+# What is done to the audit log and its disk: full and failing disks, files deleted, shortened, replaced, renamed, fifty
+# kills under load, every tampering. The gate does the same with fewer kills.
+audit-faults: tools
+	tests/etcd/install 3.7 >/dev/null
+	cargo test --locked --package ringfence --lib audit
+	cargo test --locked --package ringfence --test client_port audit_blocking -- --nocapture
+	RINGFENCE_KILLS=50 cargo test --locked --package ringfence --test evidence -- --nocapture
 
 # 200,000 random requests and more, decided by ringfence and by etcds of four lines with equal rights:
 # each difference with its reason. The gate does a few thousand. Another seed: make differential SEED=7

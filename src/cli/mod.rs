@@ -42,7 +42,7 @@ enum Command {
     /// Make a small PKI from a recipe such as certs/demo.toml
     Cert(cert::Arguments),
     /// Keep and check the evidence that an audit log is
-    Audit(audit::Arguments),
+    Audit(Box<audit::Arguments>),
     /// Play a short story with a real etcd, etcdctl and this program, all on loopback
     Demo(demo::Arguments),
     /// Print the version

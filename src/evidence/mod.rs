@@ -2,6 +2,9 @@
 //!
 //! It never writes; a file may be anything, and no line is held that is longer than a record can be.
 
+pub mod calls;
+pub mod question;
+pub mod record;
 pub mod segments;
 pub mod verify;
 

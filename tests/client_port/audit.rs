@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use prost::Message as _;
 use ringfence::etcd::pb::etcdserverpb::{PutRequest, PutResponse, RangeRequest};
 
-use crate::support::{Etcd, Pki, RawClient, Ringfence, framed};
+use crate::support::{Etcd, Pki, RawClient, Ringfence, audit_files, framed};
 
 const CONNECTIONS: usize = 8;
 const STREAMS: usize = 16;
@@ -53,9 +53,8 @@ async fn every_request_has_one_decision_record_and_no_value_is_in_any() {
     assert_eq!(of_type("outcome").count(), allowed, "one outcome per allowed request");
     assert!(of_type("outcome").all(|record| record["status"] == 0 && record["revision"].is_u64()));
 
-    let files = std::fs::read_dir(ringfence.audit_folder()).unwrap();
-    let audit: String =
-        files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    let files = audit_files(ringfence.audit_folder());
+    let audit: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     for (name, text) in [("audit", audit), ("log", ringfence.log()), ("metrics", metrics)] {
         assert!(!text.is_empty());
         assert!(!text.contains(CANARY), "a value is in the {name}");

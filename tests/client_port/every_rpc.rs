@@ -29,7 +29,7 @@ use ringfence::etcd::pb::v3electionpb::{
 use ringfence::etcd::pb::v3lockpb::{LockRequest, LockResponse, UnlockRequest};
 use serde_json::Value;
 
-use crate::support::{Etcd, Pki, RawClient, Reply, Ringfence, Tap, framed};
+use crate::support::{Etcd, Pki, RawClient, Reply, Ringfence, Tap, audit_files, framed};
 
 /// Passwords and a value; they must be nowhere but in etcd.
 const CANARY: &str = "canary-4b7e90";
@@ -262,9 +262,8 @@ fn assert_recorded(records: &[Value], principal: &str, verdict: &str) {
 }
 
 fn assert_no_canary(ringfence: &Ringfence, metrics: &str) {
-    let files = std::fs::read_dir(ringfence.audit_folder()).unwrap();
-    let audit: String =
-        files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    let files = audit_files(ringfence.audit_folder());
+    let audit: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     for (name, text) in [("audit", audit.as_str()), ("log", &ringfence.log()), ("metrics", metrics)]
     {
         assert!(!text.is_empty(), "no {name}");

@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::string_slice,
     dead_code,
     unused_imports,
     unreachable_pub,
@@ -16,5 +17,6 @@
 mod support;
 
 mod files;
+mod reading;
 mod tampering;
 mod written;

@@ -1,11 +1,19 @@
-//! `ringfence audit`: the key that seals the log, and what a log proves.
+//! `ringfence audit`: the key that seals the log, what a log proves, and what it says.
 
+mod blame;
 mod keygen;
+mod query;
+mod question;
+mod show;
+mod top;
 mod verify;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
+
+use super::complain;
+use crate::evidence::calls::Unread;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -19,11 +27,36 @@ enum Command {
     Keygen(keygen::Arguments),
     /// Check that an audit log is whole and unchanged: exit code 0 for yes, 1 for no, 2 for cannot tell
     Verify(verify::Arguments),
+    /// Which calls there were, and what became of them
+    Query(query::Arguments),
+    /// Who last wrote or deleted a key
+    Blame(blame::Arguments),
+    /// The busiest principals and keys, denials, the slowest calls
+    Top(top::Arguments),
+}
+
+/// Exit code of what cannot be told.
+const COULD_NOT: u8 = 2;
+/// Lines that cannot be read and are named.
+const UNREAD_SHOWN: usize = 20;
+
+/// Names what could not be read; true when there was anything.
+fn complain_unread(unread: &[Unread]) -> bool {
+    for Unread { path, offset, why } in unread.iter().take(UNREAD_SHOWN) {
+        complain(&format!("error: {}: byte {offset}: {why}", path.display()));
+    }
+    if let Some(more) = unread.len().checked_sub(UNREAD_SHOWN + 1) {
+        complain(&format!("error: and {} more", more + 1));
+    }
+    !unread.is_empty()
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match &arguments.command {
         Command::Keygen(arguments) => keygen::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
+        Command::Query(arguments) => query::run(arguments),
+        Command::Blame(arguments) => blame::run(arguments),
+        Command::Top(arguments) => top::run(arguments),
     }
 }

@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use super::keys::{ProcessKey, PublicKey};
 use super::{Finding, Place, Report, What};
 use crate::chain::{ChainId, LineHash};
+use crate::evidence::record::{Head, head};
 use crate::evidence::segments::{Line, LineError, Lines, Segment};
 
 /// Records are stamped by many threads; one may overtake another by so much and it is no finding.
@@ -50,28 +51,6 @@ pub(super) struct Chain<'k> {
     stopped: bool,
     newest_time: String,
     unreported: u64,
-}
-
-/// The fields that every line begins with.
-struct Head<'l> {
-    sequence: u64,
-    time: &'l str,
-    kind: &'l str,
-}
-
-/// What every line begins with; `None` when it is no record.
-fn head(line: &[u8]) -> Option<Head<'_>> {
-    // Only the head: a line may have megabytes, and need not be UTF-8 when it was tampered with.
-    let start = line.get(..line.len().min(256))?;
-    let start = match std::str::from_utf8(start) {
-        Ok(text) => text,
-        Err(error) => std::str::from_utf8(start.get(..error.valid_up_to())?).ok()?,
-    };
-    let rest = start.strip_prefix("{\"v\":1,\"seq\":")?;
-    let (sequence, rest) = rest.split_once(",\"time\":\"")?;
-    let (time, rest) = rest.split_once("\",\"type\":\"")?;
-    let (kind, _) = rest.split_once('"')?;
-    Some(Head { sequence: sequence.parse().ok()?, time, kind })
 }
 
 impl<'k> Chain<'k> {

@@ -1,0 +1,77 @@
+//! `ringfence audit blame`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::question::files;
+use super::{COULD_NOT, complain_unread};
+use crate::cli::{complain, say};
+use crate::evidence::calls::{Call, read};
+use crate::evidence::question::Blame;
+use crate::evidence::record::{printable, shown_key};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The key
+    key: String,
+    /// Folders or files of audit logs
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+}
+
+/// Exit code 0 when somebody did, 1 when nobody is known, 2 when it could not be told.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let segments = match files(&arguments.paths) {
+        Ok(segments) => segments,
+        Err(faults) => {
+            faults.iter().for_each(|fault| complain(fault));
+            return ExitCode::from(COULD_NOT);
+        }
+    };
+    let key = arguments.key.as_bytes();
+    let mut blame = Blame::default();
+    let concerns = |call: &Call| Blame::concerns(key, call);
+    let unread = read(&segments, &concerns, &mut |call| blame.take(call));
+    blame.conclude();
+    tell(key, &blame);
+    if complain_unread(&unread) {
+        ExitCode::from(COULD_NOT)
+    } else if blame.last.is_some() || !blame.perhaps.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn tell(key: &[u8], blame: &Blame) {
+    let name = shown_key(key);
+    match &blame.last {
+        Some(call) => {
+            say(&format!("{name}: last changed by"));
+            describe(call);
+        }
+        None => say(&format!("{name}: no change that etcd confirmed is in these records")),
+    }
+    if !blame.perhaps.is_empty() {
+        say(
+            "after that perhaps (a transaction takes one of two branches; without an outcome it is not known):",
+        );
+        blame.perhaps.iter().for_each(describe);
+    }
+    if blame.denied > 0 {
+        say(&format!("{} tries were denied or refused", blame.denied));
+    }
+}
+
+fn describe(call: &Call) {
+    let or =
+        |text: &Option<String>, otherwise: &str| printable(text.as_deref().unwrap_or(otherwise));
+    say(&format!("  principal  {}", or(&call.principal, "(nobody)")));
+    say(&format!("  source     {}", or(&call.source, "not in these records")));
+    say(&format!("  time       {}", printable(&call.time)));
+    say(&format!("  rpc        {}", printable(&call.rpc)));
+    say(&format!("  touches    {}", call.touches.join("; ")));
+    say(&format!("  rules      {}", printable(&call.rules.join("; "))));
+    say(&format!("  result     {}", call.result()));
+    say(&format!("  record     {} of chain {}", call.seq, call.chain));
+}

@@ -1,0 +1,120 @@
+//! What `query` and `top` are asked, read from the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
+
+use crate::clock;
+use crate::evidence::question::Question;
+use crate::evidence::{Segment, find};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    /// Folders or files of audit logs
+    #[arg(required = true)]
+    pub(super) paths: Vec<PathBuf>,
+    /// Who: a pattern with * and ? over the principal or its identity
+    #[arg(long, value_name = "PATTERN")]
+    principal: Option<glob::Pattern>,
+    /// Calls that touch this key, ranges that hold it too
+    #[arg(long)]
+    key: Option<String>,
+    /// Calls that touch a key with this prefix
+    #[arg(long)]
+    prefix: Option<String>,
+    /// get, list, watch, put, delete, lease.grant, ...
+    #[arg(long)]
+    verb: Option<String>,
+    /// What was decided
+    #[arg(long, value_parser = ["allow", "deny", "refuse"])]
+    verdict: Option<String>,
+    /// A pattern over the RPC or its method
+    #[arg(long, value_name = "PATTERN")]
+    rpc: Option<glob::Pattern>,
+    /// The client's address, without its port
+    #[arg(long, value_name = "ADDRESS")]
+    source: Option<String>,
+    /// From then on: 2027-01-15T08:00:00Z, or so long ago: 90s, 15m, 2h, 7d
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<String>,
+    /// Before then, likewise
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<String>,
+    /// Behind this record of each chain
+    #[arg(long, value_name = "SEQ")]
+    after_seq: Option<u64>,
+    /// ringfence's own steps as well
+    #[arg(long)]
+    own_steps: bool,
+}
+
+impl Which {
+    pub(super) fn question(&self) -> Question {
+        Question {
+            principal: self.principal.clone(),
+            key: self.key.clone().map(String::into_bytes),
+            prefix: self.prefix.clone().map(String::into_bytes),
+            verb: self.verb.clone(),
+            verdict: self.verdict.clone(),
+            rpc: self.rpc.clone(),
+            source: self.source.clone(),
+            since: self.since.clone(),
+            until: self.until.clone(),
+            after_seq: self.after_seq,
+            own_steps: self.own_steps,
+        }
+    }
+}
+
+/// The files, or every reason why there are none.
+pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<Segment>, Vec<String>> {
+    let segments = find(paths).map_err(|faults| {
+        faults.iter().map(|fault| format!("error: {fault}")).collect::<Vec<String>>()
+    })?;
+    if segments.is_empty() {
+        return Err(vec!["error: no file of an audit log is there".to_owned()]);
+    }
+    Ok(segments)
+}
+
+/// A time as records show it, so that times compare as texts.
+fn time(text: &str) -> Result<String, String> {
+    let moment = match ago(text) {
+        Some(ago) => OffsetDateTime::UNIX_EPOCH + clock::since_epoch().saturating_sub(ago),
+        None => OffsetDateTime::parse(text, &Rfc3339)
+            .map_err(|_| "neither a time such as 2027-01-15T08:00:00Z nor a span such as 2h")?,
+    };
+    let moment = moment.to_offset(UtcOffset::UTC);
+    let second = moment.replace_nanosecond(0).map_err(|error| error.to_string())?;
+    let second = second.format(&Rfc3339).map_err(|error| error.to_string())?;
+    Ok(format!("{}.{:06}Z", second.trim_end_matches('Z'), moment.microsecond()))
+}
+
+fn ago(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_shown_as_records_show_it() {
+        assert_eq!(time("2027-01-15T08:00:00Z").unwrap(), "2027-01-15T08:00:00.000000Z");
+        assert_eq!(time("2027-01-15T09:00:00.5+01:00").unwrap(), "2027-01-15T08:00:00.500000Z");
+        assert!(time("2h").unwrap() < time("1h").unwrap());
+        for odd in ["", "h", "2w", "tomorrow", "2027-01-15", "-1h", "99999999999999999999h"] {
+            assert!(time(odd).is_err(), "{odd}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What a log says: calls with what became of them, who changed a key, who is busy.
+
+use std::fs;
+
+use ringfence::etcd::pb::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
+
+use crate::support::{Etcd, Pki, RawClient, Ringfence, Settings};
+use crate::written::ringfence;
+
+const KEY: &str = "/tenants/acme/secret";
+
+struct Story {
+    _folder: tempfile::TempDir,
+    log: String,
+}
+
+/// acme writes a key and deletes a range that holds it; globex tries to and is denied.
+async fn story() -> Story {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("audit");
+    let (pki, etcd) = (Pki::make(), Etcd::start_plain("3.7"));
+    let settings = Settings { audit_folder: Some(&log), ..Settings::default() };
+    let mut ringfence = Ringfence::start_as(&pki, &etcd.endpoint(), &settings);
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let globex = RawClient::connect(&pki, "globex", ringfence.port).await;
+    let put = |key: &str| PutRequest { key: key.to_owned().into(), ..Default::default() };
+    let path = "/etcdserverpb.KV/Put";
+    assert_eq!(acme.unary(path, &put(KEY)).await.grpc_status, Some(0));
+    assert_eq!(globex.unary(path, &put(KEY)).await.grpc_status, Some(7));
+    let all = DeleteRangeRequest {
+        key: "/tenants/acme/s".into(),
+        range_end: "/tenants/acme/t".into(),
+        ..Default::default()
+    };
+    assert_eq!(acme.unary("/etcdserverpb.KV/DeleteRange", &all).await.grpc_status, Some(0));
+    let odd = "/tenants/acme/\u{202e}=cmd";
+    assert_eq!(acme.unary(path, &put(odd)).await.grpc_status, Some(0));
+    let range = RangeRequest { key: KEY.into(), ..Default::default() };
+    assert_eq!(acme.unary("/etcdserverpb.KV/Range", &range).await.grpc_status, Some(0));
+    drop((acme, globex));
+    assert_eq!(ringfence.stop().code(), Some(0));
+    Story { log: log.to_str().unwrap().to_owned(), _folder: folder }
+}
+
+impl Story {
+    fn check(&self, arguments: &[&str], code: i32, lines: usize, expected: &[&str]) {
+        let arguments = [&["audit"], arguments, &[self.log.as_str()]].concat();
+        let (ended, said) = ringfence(&arguments);
+        assert_eq!(ended, code, "{arguments:?}: {said}");
+        assert_eq!(said.lines().count(), lines, "{arguments:?}: {said}");
+        for text in expected {
+            assert!(said.contains(text), "{arguments:?}: no `{text}` in {said}");
+        }
+        assert!(!said.contains('\u{202e}'), "a key steers the terminal: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_answers_who_did_what_to_which_key() {
+    let story = story().await;
+    let head = 1;
+    story.check(&["query", "--verb", "put"], 0, head + 3, &["allow", "deny", "ok, revision 2"]);
+    story.check(
+        &["query", "--key", KEY],
+        0,
+        head + 4,
+        &["DeleteRange", "get /tenants/acme/secret"],
+    );
+    story.check(&["query", "--key", KEY, "--verb", "delete"], 0, head + 1, &["DeleteRange"]);
+    story.check(&["query", "--prefix", "/tenants/acme/s"], 0, head + 4, &["127.0.0.1:"]);
+    story.check(&["query", "--verdict", "deny"], 0, head + 1, &["globex", "no_rule"]);
+    story.check(&["query", "--rpc", "Put", "--principal", "*globex*"], 0, head + 1, &["deny"]);
+    story.check(&["query", "--principal", "tenant"], 0, head + 5, &["Range"]);
+    story.check(&["query", "--source", "127.0.0.1"], 0, head + 5, &[]);
+    story.check(&["query", "--since", "1h", "--until", "1970-01-01T00:00:00Z"], 1, 0, &[]);
+    story.check(&["query", "--verdict", "deny", "--json"], 0, 1, &["\"reason\":\"no_rule\""]);
+    story.check(&["query", "--csv", "--verb", "put"], 0, head + 3, &["time,verdict", "\\u{202e}"]);
+    story.check(&["blame", "/tenants/acme/second"], 0, 9, &["last changed by", "DeleteRange"]);
+    story.check(&["blame", "/inbox/x"], 1, 1, &["no change that etcd confirmed"]);
+    let blamed = ["last changed by", "DeleteRange", "1 tries were denied", "revision 3"];
+    story.check(&["blame", KEY], 0, 10, &blamed);
+    let (code, said) = ringfence(&["audit", "top", "-n", "1", &story.log]);
+    assert_eq!(code, 0, "{said}");
+    for expected in ["calls by principal:", "uri.path.2=acme", "denied and refused:", "no_rule"] {
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+/// The commands of docs/auditor.md, as they stand there.
+#[tokio::test]
+async fn the_walk_of_an_auditor_can_be_walked() {
+    let written = crate::written::Written::new().await;
+    let text = include_str!("../../docs/auditor.md");
+    let commands: Vec<&str> =
+        text.lines().filter_map(|line| line.trim_start().strip_prefix("ringfence ")).collect();
+    assert_eq!(commands.len(), 5, "{commands:?}");
+    for command in commands {
+        let words = command.split(' ').map(|word| match word.trim_matches('\'') {
+            "LOG" => written.log().display().to_string(),
+            "KEY" => "/tenants/acme/x".to_owned(),
+            "log-key.pub" => written.public().display().to_string(),
+            "witness" => written.witness().display().to_string(),
+            word => word.to_owned(),
+        });
+        let words: Vec<String> = words.collect();
+        let (code, said) = ringfence(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        // Nobody changed this key, and nobody was denied.
+        let nothing = words[1] == "blame" || words[1] == "top";
+        assert_eq!(code, i32::from(nothing), "{command}: {said}");
+    }
+}
+
+/// A file may hold anything.
+#[test]
+fn what_cannot_be_read_is_named_and_the_rest_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = "audit-1790000000123-9f86d081884c7d65-000001.jsonl";
+    let good = "{\"v\":1,\"seq\":1,\"time\":\"2027-01-15T08:00:00.000000Z\",\"type\":\"decision\",\
+        \"verdict\":\"deny\",\"touches\":[{\"verb\":\"put\",\"key\":\"/a\"}]}";
+    let text = [b"\xff\0{]\n{}\n", good.as_bytes(), b"\n[[[[\n"].concat();
+    fs::write(folder.path().join(name), text).unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let (code, said) = ringfence(&["audit", "query", folder]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("byte 0: ") && said.contains("put /a"), "{said}");
+    let (code, said) = ringfence(&["audit", "verify", folder]);
+    assert!(code == 1 && said.contains("changed: this line is no record"), "{said}");
+    let (code, said) = ringfence(&["audit", "query", "/nowhere"]);
+    assert!(code == 2 && said.contains("cannot read `/nowhere`"), "{said}");
+}
