@@ -18,5 +18,6 @@ mod support;
 
 mod files;
 mod reading;
+mod schema;
 mod tampering;
 mod written;

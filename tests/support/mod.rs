@@ -6,6 +6,7 @@ mod http1;
 mod pki;
 mod program;
 mod raw;
+mod schema;
 mod stream;
 mod tap;
 pub mod wire;
@@ -15,6 +16,7 @@ pub use http1::{Http1, HttpTap, Then, response_head};
 pub use pki::Pki;
 pub use program::{Ringfence, Settings, audit_files};
 pub use raw::{RawClient, Reply, framed};
+pub use schema::check_record;
 pub use stream::RawStream;
 pub use tap::{End, Tap};
 

@@ -224,7 +224,10 @@ files = ["policy.toml"]
     /// Every audit record, in the order of the file; call it after [`Self::stop`].
     pub fn records(&self) -> Vec<Value> {
         let text = self.audit_text();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let records: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        records.iter().for_each(super::check_record);
+        records
     }
 
     /// Stops it; its decisions on requests of clients.
