@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead as _, BufReader, Read as _, Result, Seek as _, SeekFrom, Write as _};
+use std::io::{
+    BufRead as _, BufReader, ErrorKind, Read as _, Result, Seek as _, SeekFrom, Write as _,
+};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,6 +56,15 @@ pub(super) fn look(
     by: ChainId,
     now: Duration,
 ) -> std::result::Result<Earlier, FileError> {
+    let mut earlier = Earlier::default();
+    for name in last_files(directory)?.into_values().rev() {
+        earlier.take(directory, name, by, now)?;
+    }
+    Ok(earlier)
+}
+
+/// The last file of each chain.
+fn last_files(directory: &Path) -> std::result::Result<BTreeMap<ChainId, SegmentName>, FileError> {
     let mut last: BTreeMap<ChainId, SegmentName> = BTreeMap::new();
     for entry in std::fs::read_dir(directory).map_err(fault(directory))? {
         let name = entry.map_err(fault(directory))?.file_name();
@@ -66,38 +77,63 @@ pub(super) fn look(
             *known = name;
         }
     }
-    let mut earlier = Earlier::default();
-    for name in last.values().rev() {
+    Ok(last)
+}
+
+impl Earlier {
+    fn take(
+        &mut self,
+        directory: &Path,
+        name: SegmentName,
+        by: ChainId,
+        now: Duration,
+    ) -> std::result::Result<(), FileError> {
         let path = directory.join(name.to_string());
-        earlier.epoch = earlier.epoch.max(epoch_of(&path, name.compressed).map_err(fault(&path))?);
+        let epoch = match epoch_of(&path, name.compressed) {
+            // Another process tidied it away.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            epoch => epoch.map_err(fault(&path))?,
+        };
+        self.epoch = self.epoch.max(epoch);
         if name.compressed {
-            continue;
+            return Ok(());
         }
-        let reserved = directory.join(reservation::file_name(name.chain));
-        match close(&path, by, now).map_err(fault(&path))? {
-            Some((end, whole)) => {
-                let lost = (end != ChainEnd::Running)
-                    .then(|| reservation::read(&reserved))
-                    .flatten()
-                    .map(|reserved| reserved.saturating_sub(whole.sequence))
-                    .filter(|lost| *lost > 0);
-                if end != ChainEnd::Running {
-                    earlier.counted.push(reserved);
-                }
-                let EndOfFile { sequence, hash, .. } = whole;
-                let chain = name.chain;
-                let entry = EarlierChain { chain, sequence, hash, end, lost_at_most: lost };
-                if earlier.after.len() < AFTER_MAX {
-                    earlier.after.push(entry);
-                }
+        match close(&path, name.number, by, now).map_err(fault(&path))? {
+            Closing::Done(end, whole) => self.note(directory, name.chain, end, &whole),
+            // Killed between a new file and its first record: the chain ends in the file before.
+            Closing::Empty if name.number > 1 => {
+                std::fs::remove_file(&path).map_err(fault(&path))?;
+                let before = SegmentName { number: name.number - 1, ..name };
+                let is_there = directory.join(before.to_string()).exists();
+                return if is_there { self.take(directory, before, by, now) } else { Ok(()) };
             }
-            None => tracing::warn!(
+            Closing::Empty | Closing::Unreadable => tracing::warn!(
                 file = %path.display(),
                 "the last record of this audit log cannot be read; it is left as it is"
             ),
         }
+        Ok(())
     }
-    Ok(earlier)
+
+    fn note(&mut self, directory: &Path, chain: ChainId, end: ChainEnd, whole: &EndOfFile) {
+        let reserved = directory.join(reservation::file_name(chain));
+        let (sequence, hash) = (whole.sequence, whole.hash);
+        let mut lost_at_most = None;
+        if end != ChainEnd::Running {
+            let lost =
+                reservation::read(&reserved).map(|reserved| reserved.saturating_sub(sequence));
+            lost_at_most = lost.filter(|lost| *lost > 0);
+            self.counted.push(reserved);
+        }
+        if self.after.len() < AFTER_MAX {
+            self.after.push(EarlierChain { chain, sequence, hash, end, lost_at_most });
+        }
+    }
+}
+
+/// Whether the chain whose last file this is has ended, in good order or closed by a later process.
+pub(super) fn is_closed(path: &Path) -> Result<bool> {
+    Ok(end_of(&mut File::open(path)?)?.is_some_and(|end| end.is_closed && end.torn.is_empty()))
 }
 
 /// The epoch that the first line names; 0 when it names none.
@@ -127,21 +163,32 @@ struct EndOfFile {
     torn: Vec<u8>,
 }
 
-/// Closes the chain whose last file this is, unless its process runs or closed it; `None` when its last
-/// record cannot be read.
-fn close(path: &Path, by: ChainId, now: Duration) -> Result<Option<(ChainEnd, EndOfFile)>> {
+/// What came of closing a chain.
+enum Closing {
+    Done(ChainEnd, EndOfFile),
+    /// The file has no whole line.
+    Empty,
+    /// Its last line is no record.
+    Unreadable,
+}
+
+/// Closes the chain whose last file this is, unless its process runs or closed it.
+fn close(path: &Path, number: u32, by: ChainId, now: Duration) -> Result<Closing> {
     let mut file = OpenOptions::new().read(true).append(true).open(path)?;
     let is_running = match file.try_lock() {
         Ok(()) => false,
         Err(TryLockError::WouldBlock) => true,
         Err(TryLockError::Error(error)) => return Err(error),
     };
-    let Some(end) = end_of(&mut file)? else { return Ok(None) };
+    let Some(end) = end_of(&mut file)? else { return Ok(Closing::Unreadable) };
     if is_running {
-        return Ok(Some((ChainEnd::Running, end)));
+        return Ok(Closing::Done(ChainEnd::Running, end));
     }
     if end.is_closed && end.torn.is_empty() {
-        return Ok(Some((ChainEnd::Stopped, end)));
+        return Ok(Closing::Done(ChainEnd::Stopped, end));
+    }
+    if end.sequence == 0 && number > 1 {
+        return Ok(Closing::Empty);
     }
     let torn = (!end.torn.is_empty()).then(|| LineHash::of(&end.torn));
     let event = ChainEvent::Recovered { by, torn_bytes: end.torn.len() as u64, torn };
@@ -152,7 +199,7 @@ fn close(path: &Path, by: ChainId, now: Duration) -> Result<Option<(ChainEnd, En
     file.set_len(end.whole_bytes)?;
     file.write_all(&line)?;
     file.sync_all()?;
-    Ok(Some((ChainEnd::Recovered, EndOfFile { sequence, hash, ..end })))
+    Ok(Closing::Done(ChainEnd::Recovered, EndOfFile { sequence, hash, ..end }))
 }
 
 /// Reads from the back until the last whole line is there.
@@ -263,6 +310,21 @@ mod tests {
         check(0, false, b"", (ChainEnd::Recovered, 1));
         // More than one step back.
         check(2000, false, &[b'x'; 200_000], (ChainEnd::Recovered, 2001));
+    }
+
+    #[test]
+    fn a_kill_between_two_files_leaves_no_file_without_a_record() {
+        for torn in [&b""[..], b"{\"v\":1"] {
+            let folder = tempfile::tempdir().unwrap();
+            let first = write(folder.path(), 5, 3, false, b"");
+            let name = SegmentName { chain: chain(5), number: 2, compressed: false };
+            let second = folder.path().join(name.to_string());
+            std::fs::write(&second, torn).unwrap();
+            let earlier = look(folder.path(), chain(9), NOW).unwrap();
+            assert!(!second.exists());
+            assert_eq!((earlier.after[0].end, earlier.after[0].sequence), (ChainEnd::Recovered, 4));
+            assert!(std::fs::read_to_string(&first).unwrap().contains("chain.recovered"));
+        }
     }
 
     #[test]

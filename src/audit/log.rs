@@ -232,7 +232,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             self.shared.synced.store(self.taken, Ordering::Release);
         }
         if sync && let Some(witness) = &mut self.witness {
-            witness.flush();
+            witness.send();
         }
         Ok(())
     }
@@ -340,9 +340,9 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
     }
 
     /// Everything is on disk.
-    pub(super) fn end(mut self) {
-        if let Some(witness) = &mut self.witness {
-            witness.flush();
+    pub(super) fn end(self) {
+        if let Some(witness) = self.witness {
+            witness.end();
         }
         self.shared.end_reservation();
     }

@@ -15,10 +15,11 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use super::Retention;
 use super::chain::ChainEvent;
+use super::earlier::is_closed;
 use super::event::{Event, Record};
 use super::folder::{FolderLock, sync};
 use super::writer::Shared;
-use crate::chain::{LineHash, SegmentName};
+use crate::chain::{ChainId, LineHash, SegmentName};
 use crate::clock;
 
 /// Files become old also when nothing happens.
@@ -27,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(600);
 const SETTLED: Duration = Duration::from_secs(2);
 /// How long the log may take to keep the record of a removal; without it nothing is removed.
 const RECORD_PATIENCE: Duration = Duration::from_secs(60);
+/// A temporary file that was not written to for so long is nobody's.
+const ABANDONED: Duration = Duration::from_secs(600);
 const LEVEL: i32 = 3;
 const TEMPORARY: &str = ".tmp";
 const READ_BYTES: usize = 256 << 10;
@@ -65,6 +68,9 @@ impl Tidy {
     }
 }
 
+/// Files in the order of their chains; of two forms of one, the one that is not compressed first.
+type FileKey = (ChainId, u32, bool);
+
 /// One closed file.
 struct Closed {
     name: SegmentName,
@@ -81,25 +87,34 @@ fn tidy(
     shared: &Arc<Shared>,
     settled: Duration,
 ) -> io::Result<()> {
-    let _lock = FolderLock::take(directory).map_err(|fault| fault.error)?;
     let mut closed = BTreeMap::new();
+    let lock = || FolderLock::take(directory).map_err(|fault| fault.error);
+    // Whoever begins meanwhile waits for this, and not for what takes long.
+    let looking = lock()?;
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         if name.starts_with("audit-") && name.ends_with(TEMPORARY) {
-            std::fs::remove_file(&path)?;
+            // Another process that shares the folder may be writing it.
+            if std::fs::metadata(&path)?.modified()?.elapsed().is_ok_and(|age| age > ABANDONED) {
+                std::fs::remove_file(&path)?;
+            }
         } else if let Ok(name) = name.parse::<SegmentName>()
             && let Some(found) = closed_file(name, &path, settled)?
         {
             closed.insert((name.chain, name.number, name.compressed), found);
         }
     }
+    leave_open_chains(&mut closed)?;
+    drop(looking);
     let mut kept = Vec::new();
     for (_, file) in closed {
         if retention.compress && !file.name.compressed {
             let name = SegmentName { compressed: true, ..file.name };
             let path = directory.join(name.to_string());
-            compress(&file.path, &path)?;
+            let temporary = compress(&file.path, &path)?;
+            let _replacing = lock()?;
+            std::fs::rename(&temporary, &path)?;
             sync(directory)?;
             std::fs::remove_file(&file.path)?;
             let bytes = std::fs::metadata(&path)?.len();
@@ -126,8 +141,29 @@ fn closed_file(name: SegmentName, path: &Path, settled: Duration) -> io::Result<
     Ok(Some(Closed { name, path, bytes: metadata.len(), _file: file, modified }))
 }
 
-/// Under a temporary name first; the original stays until what was written reads back as the same bytes.
-fn compress(from: &Path, to: &Path) -> io::Result<()> {
+/// A chain whose process was killed is closed by the next that begins; until then its last file stays as it is.
+fn leave_open_chains(closed: &mut BTreeMap<FileKey, Closed>) -> io::Result<()> {
+    let mut last: BTreeMap<ChainId, FileKey> = BTreeMap::new();
+    for key in closed.keys() {
+        last.insert(key.0, *key);
+    }
+    for key in last.values() {
+        let Some(file) = closed.get(key).filter(|file| !file.name.compressed) else { continue };
+        if !is_closed(&file.path)? && !has_successor(file) {
+            closed.remove(key);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the chain went on in another file, which its process may have locked.
+fn has_successor(file: &Closed) -> bool {
+    let next = SegmentName { number: file.name.number + 1, ..file.name };
+    file.path.with_file_name(next.to_string()).exists()
+}
+
+/// Under a temporary name first; what was written must read back as the same bytes.
+fn compress(from: &Path, to: &Path) -> io::Result<PathBuf> {
     let mut temporary = to.as_os_str().to_owned();
     temporary.push(TEMPORARY);
     let temporary = PathBuf::from(temporary);
@@ -150,12 +186,15 @@ fn compress(from: &Path, to: &Path) -> io::Result<()> {
         if digest.finish().as_ref() != again.finish().as_ref() {
             return Err(io::Error::other("the compressed file does not read back the same"));
         }
-        std::fs::rename(&temporary, to)
+        Ok(())
     })();
-    if written.is_err() {
-        drop(std::fs::remove_file(&temporary));
+    match written {
+        Ok(()) => Ok(temporary),
+        Err(error) => {
+            drop(std::fs::remove_file(&temporary));
+            Err(error)
+        }
     }
-    written
 }
 
 fn copy(from: &mut impl Read, mut to: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
