@@ -246,7 +246,7 @@ mod tests {
         check(range, "/a", false, "/", true);
         let all = r#"{"verb":"delete","key":"/a/","to_infinity":true}"#;
         check(all, "/b", true, "/b", true);
-        check(all, "/", false, "/9", true);
+        check(all, "/", false, "/9", false);
         check(r#"{"verb":"put","key_hex":"ff00"}"#, "x", false, "", true);
         // sha256sum of an empty file, for a key that was cut
         let cut = r#"{"verb":"put","key":"/a","key_bytes":2000,
