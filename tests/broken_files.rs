@@ -313,7 +313,9 @@ fn a_folder_that_cannot_be_looked_into_is_an_error_and_not_empty() {
         fs::write(team.join("more.toml"), "").unwrap();
     }
     let program = folder.path().join("program");
-    fs::copy(env!("CARGO_BIN_EXE_ringfence"), &program).unwrap();
+    // By another process: a file that this one had open could be open still in what other tests start.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_ringfence")).arg(&program).status();
+    assert!(copied.unwrap().success());
     let open =
         |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let pki = folder.path().join("pki");
