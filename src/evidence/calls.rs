@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
+use super::kubernetes::Objects;
 use super::record::{Keys, Record, head, printable};
 use super::segments::{LineError, Segment};
 use crate::chain::ChainId;
@@ -44,11 +45,35 @@ pub struct Call {
     pub rules: Vec<String>,
     /// What is done, for people.
     pub touches: Vec<String>,
-    /// Its keys, by verb.
+    /// The same of Kubernetes objects, when names were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kubernetes: Vec<KubernetesTouch>,
+    /// Those of the touches that are about keys.
     #[serde(skip)]
-    pub keys: Vec<(String, Keys)>,
+    pub keys: Vec<KeyTouch>,
     /// What became of it; absent when nothing was forwarded, or the record is not there.
     pub outcome: Option<CallOutcome>,
+}
+
+/// A touch of keys.
+#[derive(Clone, Debug)]
+pub struct KeyTouch {
+    /// Which of the call's touches.
+    pub position: usize,
+    /// With which verb.
+    pub verb: String,
+    /// Of which keys.
+    pub keys: Keys,
+}
+
+/// A touch of Kubernetes objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KubernetesTouch {
+    /// With which verb.
+    pub verb: String,
+    /// Of which objects.
+    #[serde(flatten)]
+    pub objects: Objects,
 }
 
 /// What became of a call.
@@ -223,10 +248,10 @@ fn call_of(chain: ChainId, record: &Record<'_>, source: Option<String>) -> Call 
         call.push_str(&format!("#{step}"));
     }
     let rules = record.rules.iter().chain(&record.rule).map(|rule| rule.clone().into_owned());
-    let keys = record
-        .touches
-        .iter()
-        .filter_map(|touch| touch.keys().map(|keys| (touch.verb.clone().into_owned(), keys)));
+    let keys = record.touches.iter().enumerate().filter_map(|(position, touch)| {
+        let verb = touch.verb.clone().into_owned();
+        touch.keys().map(|keys| KeyTouch { position, verb, keys })
+    });
     let text = |value: &Option<std::borrow::Cow<'_, str>>| value.as_deref().map(str::to_owned);
     Call {
         chain: chain.to_string(),
@@ -240,12 +265,24 @@ fn call_of(chain: ChainId, record: &Record<'_>, source: Option<String>) -> Call 
         reason: text(&record.reason),
         rules: rules.collect(),
         touches: record.touches.iter().map(super::record::Touch::shown).collect(),
+        kubernetes: Vec::new(),
         keys: keys.collect(),
         outcome: None,
     }
 }
 
 impl Call {
+    /// Shows keys of an API server under this prefix as resource, namespace and name.
+    pub fn name_objects(&mut self, prefix: &str) {
+        for KeyTouch { position, verb, keys } in &self.keys {
+            let Some(objects) = Objects::of(prefix, keys) else { continue };
+            if let Some(shown) = self.touches.get_mut(*position) {
+                *shown = format!("{} {}", printable(verb), objects.shown());
+            }
+            self.kubernetes.push(KubernetesTouch { verb: verb.clone(), objects });
+        }
+    }
+
     /// What became of it, in a few words.
     #[must_use]
     pub fn result(&self) -> String {

@@ -1,6 +1,6 @@
 //! What is asked of a log: which calls, who last wrote a key.
 
-use super::calls::Call;
+use super::calls::{Call, KeyTouch};
 
 /// Which calls; what is not said fits all.
 #[derive(Debug, Default)]
@@ -72,7 +72,7 @@ impl Question {
                 call.touches.iter().any(is_it)
             });
         }
-        call.keys.iter().any(|(verb, keys)| {
+        call.keys.iter().any(|KeyTouch { verb, keys, .. }| {
             self.verb.as_ref().is_none_or(|wanted| wanted == verb)
                 && self.key.as_ref().is_none_or(|key| keys.hold(key))
                 && self.prefix.as_ref().is_none_or(|prefix| keys.overlap(prefix))
@@ -99,7 +99,7 @@ impl Blame {
     #[must_use]
     pub fn concerns(key: &[u8], call: &Call) -> bool {
         let changes = |verb: &str| verb == "put" || verb == "delete";
-        call.keys.iter().any(|(verb, keys)| changes(verb) && keys.hold(key))
+        call.keys.iter().any(|touch| changes(&touch.verb) && touch.keys.hold(key))
     }
 
     /// Takes a call that concerns the key.

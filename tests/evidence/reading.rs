@@ -86,6 +86,45 @@ async fn a_log_answers_who_did_what_to_which_key() {
     }
 }
 
+/// A log of an API server's keys, one of a tenant's among them that looks like more than it is.
+#[test]
+fn keys_of_kubernetes_are_shown_as_resource_namespace_and_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let touches = [
+        ("put", "\"key\":\"/registry/secrets/kube-system/token\""),
+        ("list", "\"key\":\"/registry/secrets/\",\"range_end\":\"/registry/secrets0\""),
+        ("get", "\"key\":\"/registry/secrets/a name=b\""),
+        ("get", "\"key\":\"/other/secrets/a/b\""),
+    ];
+    let mut text = String::new();
+    for (number, (verb, keys)) in touches.iter().enumerate() {
+        text += &format!(
+            "{{\"v\":1,\"seq\":{},\"time\":\"2027-01-15T08:00:00.000000Z\",\"type\":\"decision\",\
+             \"verdict\":\"deny\",\"touches\":[{{\"verb\":\"{verb}\",{keys}}}]}}\n",
+            number + 1
+        );
+    }
+    let name = "audit-1790000000123-9f86d081884c7d65-000001.jsonl";
+    fs::write(folder.path().join(name), text).unwrap();
+    let log = folder.path().to_str().unwrap();
+    let check = |arguments: &[&str], expected: &[&str]| {
+        let (code, said) = ringfence(&[arguments, &[log]].concat());
+        assert_eq!(code, 0, "{arguments:?}: {said}");
+        for text in expected {
+            assert!(said.contains(text), "{arguments:?}: no `{text}` in {said}");
+        }
+    };
+    let named = ["put secrets namespace=kube-system name=token", "list secrets\n"];
+    let raw = ["get /registry/secrets/a name=b", "get /other/secrets/a/b"];
+    check(&["audit", "query", "--kubernetes"], &[named, raw].concat());
+    check(&["audit", "query", "--kubernetes=/other"], &["get secrets namespace=a name=b"]);
+    check(&["audit", "top", "--kubernetes"], &["1  list secrets\n"]);
+    let object = "\"kubernetes\":[{\"verb\":\"put\",\"resource\":\"secrets\",\
+        \"namespace\":\"kube-system\",\"name\":\"token\"}]";
+    check(&["audit", "query", "--kubernetes", "--json"], &[object]);
+    check(&["audit", "query"], &["put /registry/secrets/kube-system/token"]);
+}
+
 /// The commands of docs/auditor.md, as they stand there.
 #[tokio::test]
 async fn the_walk_of_an_auditor_can_be_walked() {

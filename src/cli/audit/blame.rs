@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::question::files;
+use super::question::{Naming, files};
 use super::{COULD_NOT, complain_unread};
 use crate::cli::{complain, say};
 use crate::evidence::calls::{Call, read};
@@ -17,6 +17,8 @@ pub(super) struct Arguments {
     /// Folders or files of audit logs
     #[arg(required = true)]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    naming: Naming,
 }
 
 /// Exit code 0 when somebody did, 1 when nobody is known, 2 when it could not be told.
@@ -31,7 +33,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let key = arguments.key.as_bytes();
     let mut blame = Blame::default();
     let concerns = |call: &Call| Blame::concerns(key, call);
-    let unread = read(&segments, &concerns, &mut |call| blame.take(call));
+    let unread = read(&segments, &concerns, &mut |call| {
+        blame.take(arguments.naming.name(call));
+    });
     blame.conclude();
     tell(key, &blame);
     if complain_unread(&unread) {

@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write as _};
 use std::process::ExitCode;
 
-use super::question::{Which, files};
+use super::question::{Naming, Which, files};
 use super::show::{csv_head, csv_line, table_head, table_line};
 use super::{COULD_NOT, complain_unread};
 use crate::cli::complain;
@@ -13,6 +13,8 @@ use crate::evidence::calls::{Call, read};
 pub(super) struct Arguments {
     #[command(flatten)]
     which: Which,
+    #[command(flatten)]
+    naming: Naming,
     /// One JSON object for each call
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -35,6 +37,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let mut found = 0_u64;
     // A reader that went away is no reason to fail.
     let mut tell = |call: Call| {
+        let call = arguments.naming.name(call);
         let head = found == 0;
         found += 1;
         if arguments.json {

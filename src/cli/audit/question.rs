@@ -7,6 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
 use crate::clock;
+use crate::evidence::calls::Call;
 use crate::evidence::question::Question;
 use crate::evidence::{Segment, find};
 
@@ -48,6 +49,29 @@ pub(super) struct Which {
     /// ringfence's own steps as well
     #[arg(long)]
     own_steps: bool,
+}
+
+/// How keys are shown.
+#[derive(Debug, clap::Args)]
+pub(super) struct Naming {
+    /// Show an API server's keys as resource, namespace and name; its prefix is /registry, or the one given
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "/registry"
+    )]
+    kubernetes: Option<String>,
+}
+
+impl Naming {
+    pub(super) fn name(&self, mut call: Call) -> Call {
+        if let Some(prefix) = &self.kubernetes {
+            call.name_objects(prefix);
+        }
+        call
+    }
 }
 
 impl Which {

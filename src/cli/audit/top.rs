@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 
-use super::question::{Which, files};
+use super::question::{Naming, Which, files};
 use super::show::table_line;
 use super::{COULD_NOT, complain_unread};
 use crate::cli::{complain, say};
@@ -17,6 +17,8 @@ const NAMES_MAX: usize = 200_000;
 pub(super) struct Arguments {
     #[command(flatten)]
     which: Which,
+    #[command(flatten)]
+    naming: Naming,
     /// Lines of each table
     #[arg(short = 'n', long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     lines: u16,
@@ -68,6 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let [mut principals, mut touched, mut denials] = std::array::from_fn(|_| Counted::default());
     let mut slowest: Vec<(u64, Call)> = Vec::new();
     let mut tell = |call: Call| {
+        let call = arguments.naming.name(call);
         let principal = call.principal.as_deref().unwrap_or("(nobody)");
         principals.count(principal);
         call.touches.iter().for_each(|touch| touched.count(touch));
