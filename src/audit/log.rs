@@ -133,8 +133,11 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             _ => {}
         }
         let start = self.append(record);
-        if matches!(record.event, Event::ProcessStart { .. }) {
-            self.witness_line(start);
+        match &record.event {
+            Event::ProcessStart { .. } => self.witness_line(start),
+            // It excuses that a file is not there, so it has to be sealed before the file goes.
+            Event::Chain(ChainEvent::SegmentRemoved { .. }) if !self.has_stopped => self.seal(),
+            _ => {}
         }
     }
 

@@ -150,6 +150,39 @@ async fn closed_files_are_compressed_and_the_oldest_removed_and_the_log_says_so(
 }
 
 /// Something is done to the file in use: it is noticed within seconds, said in the log, and counted.
+/// The attack: retention removed the first files of a chain, so who takes the others away is excused as well.
+#[tokio::test]
+async fn a_removal_excuses_no_file_behind_it() {
+    let bench = Bench::new();
+    let sealed = |keep: &str| {
+        let key = bench.folder.path().join("log-key");
+        format!("[audit.checkpoint]\nkey = {key:?}\n[audit.rotate]\n{keep}")
+    };
+    let key = bench.folder.path().join("log-key");
+    assert_eq!(crate::written::ringfence(&["audit", "keygen", key.to_str().unwrap()]).0, 0);
+    for (keep, files) in [("compress = \"none\"", 2), ("compress = \"none\"\nkeep_files = 2", 3)] {
+        let mut ringfence = bench.start(&sealed(keep));
+        bench.calls(&ringfence, 5).await;
+        let newest = audit_files(&bench.log()).pop();
+        ringfence.signal("HUP");
+        wait_for("a new file", || audit_files(&bench.log()).pop() != newest);
+        wait_for("as many as are kept", || audit_files(&bench.log()).len() == files);
+        bench.calls(&ringfence, 5).await;
+        assert_eq!(ringfence.stop().code(), Some(0));
+    }
+    let public = bench.folder.path().join("log-key.pub");
+    let verify = || {
+        let (log, public) = (bench.log(), public.to_str().unwrap().to_owned());
+        crate::written::ringfence(&["audit", "verify", log.to_str().unwrap(), "--key", &public])
+    };
+    let (code, said) = verify();
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("files 1 to 1 were removed by retention, as the log says"), "{said}");
+    fs::remove_file(&audit_files(&bench.log())[0]).unwrap();
+    let (code, said) = verify();
+    assert!(code == 1 && said.contains("no file of it is there"), "{said}");
+}
+
 async fn check_gap(reason: &str, harm: impl Fn(&Path)) {
     let bench = Bench::new();
     let mut ringfence = bench.start("");

@@ -294,6 +294,29 @@ const CASES: &[Case] = &[
         // What shows first depends on where the damage is.
         expected: "fault: ",
     },
+    Case {
+        kind: "a file taken away, and excused by a record behind the last checkpoint",
+        with: With::Key,
+        tamper: |files| {
+            let all = lines(&files[0]);
+            let (chain, last) = (name_of(&files[0]).chain, all.last().unwrap());
+            let removed = format!(
+                "{{\"v\":1,\"seq\":0,\"time\":\"2099-01-15T08:00:00.000000Z\",\"type\":\"segment.removed\",\
+                 \"chain\":\"{chain}\",\"segment\":1,\"last_seq\":{},\"last_hash\":\"{}\",\"prev\":\"\"}}",
+                all.len(),
+                hash(last)
+            );
+            edit(&files[3], |all| {
+                let stop = all.len() - 1;
+                assert!(all[stop].contains("process.stop"));
+                all.insert(stop, removed);
+                let before = hash(&all[stop - 1]);
+                chain_anew(all, stop, before, stop as u64 + 1);
+            });
+            fs::remove_file(&files[0]).unwrap();
+        },
+        expected: "files 1 to 1 of this chain are not there",
+    },
 ];
 
 fn forge_first(file: &Path, change: impl FnOnce(&str) -> String) {

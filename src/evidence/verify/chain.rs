@@ -31,7 +31,7 @@ pub(super) struct Followed {
     pub(super) hashes: BTreeMap<u64, LineHash>,
     /// What its first record says of earlier chains.
     pub(super) after: Vec<(ChainId, u64, LineHash)>,
-    /// What it says was removed: chain, segment, last record.
+    /// What it says was removed: chain, segment, last record. Of a sealed chain only what is sealed.
     pub(super) removed: Vec<(ChainId, u32, u64, LineHash)>,
     /// Its first files are not there: the first that is, and what that one stands behind.
     pub(super) behind: Option<(u32, u64, LineHash)>,
@@ -47,6 +47,8 @@ pub(super) struct Chain<'k> {
     wanted: BTreeSet<u64>,
     found: Followed,
     sealed: u64,
+    /// Removals behind the last checkpoint.
+    removed_unsealed: Vec<(ChainId, u32, u64, LineHash)>,
     has_ended: bool,
     stopped: bool,
     newest_time: String,
@@ -62,6 +64,7 @@ impl<'k> Chain<'k> {
             wanted,
             found: Followed::default(),
             sealed: 0,
+            removed_unsealed: Vec::new(),
             has_ended: false,
             stopped: false,
             newest_time: String::new(),
@@ -104,6 +107,10 @@ impl<'k> Chain<'k> {
         progress(self.unreported);
         if !self.found.is_faulty {
             self.note_end(report);
+        }
+        // Who can write behind the last checkpoint must not excuse a file that is not there.
+        if self.process_key.is_none() {
+            self.found.removed.append(&mut self.removed_unsealed);
         }
         self.found
     }
@@ -280,7 +287,7 @@ impl<'k> Chain<'k> {
             "segment.removed" => {
                 let record = json(line)?;
                 let removed = removed(&record).ok_or(What::NoRecord("a field is missing"))?;
-                self.found.removed.push(removed);
+                self.removed_unsealed.push(removed);
             }
             _ => {}
         }
@@ -337,6 +344,7 @@ impl<'k> Chain<'k> {
             return Err(What::BadSignature("checkpoint"));
         }
         self.sealed = head.sequence;
+        self.found.removed.append(&mut self.removed_unsealed);
         Ok(())
     }
 }

@@ -265,7 +265,7 @@ fn compare(followed: &BTreeMap<ChainId, Followed>, report: &mut Report) {
         for (earlier, sequence, hash) in &chain.after {
             let by = format!("chain {id}");
             match followed.get(earlier) {
-                None if removed.contains(earlier) => {}
+                None if removed.get(earlier).is_some_and(|last| last >= sequence) => {}
                 None => {
                     if missing.insert(*earlier) {
                         fault(faults, *earlier, What::ChainMissing { by });
@@ -288,9 +288,14 @@ fn compare(followed: &BTreeMap<ChainId, Followed>, report: &mut Report) {
     }
 }
 
-/// Chains of which retention removed a file.
-fn removed(followed: &BTreeMap<ChainId, Followed>) -> BTreeSet<ChainId> {
-    followed.values().flat_map(|chain| chain.removed.iter().map(|removed| removed.0)).collect()
+/// Chains of which retention removed files, and the last record that went with them: it excuses nothing behind.
+fn removed(followed: &BTreeMap<ChainId, Followed>) -> BTreeMap<ChainId, u64> {
+    let mut last_records = BTreeMap::new();
+    for (chain, _, sequence, _) in followed.values().flat_map(|chain| &chain.removed) {
+        let last = last_records.entry(*chain).or_insert(0);
+        *last = (*last).max(*sequence);
+    }
+    last_records
 }
 
 /// The hash of the last line of a removed file, as some chain says.

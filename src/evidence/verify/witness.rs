@@ -57,9 +57,9 @@ impl Witnessed {
                 report.faults.push(Finding { chain: Some(*id), place: None, what });
             };
             let Some(chain) = followed.get(id) else {
-                if gone.contains(id) {
-                    by_retention += known.len() as u64;
-                } else {
+                let gone = gone.get(id).copied().unwrap_or(0);
+                by_retention += known.range(..=gone).count() as u64;
+                if known.keys().next_back().is_some_and(|last| *last > gone) {
                     fault(What::ChainMissing { by: by() });
                 }
                 continue;
