@@ -154,9 +154,10 @@ async fn closed_files_are_compressed_and_the_oldest_removed_and_the_log_says_so(
 #[tokio::test]
 async fn a_removal_excuses_no_file_behind_it() {
     let bench = Bench::new();
+    let witness = bench.folder.path().join("witness");
     let sealed = |keep: &str| {
         let key = bench.folder.path().join("log-key");
-        format!("[audit.checkpoint]\nkey = {key:?}\n[audit.rotate]\n{keep}")
+        crate::written::audit_lines(&key, &witness) + "[audit.rotate]\n" + keep
     };
     let key = bench.folder.path().join("log-key");
     assert_eq!(crate::written::ringfence(&["audit", "keygen", key.to_str().unwrap()]).0, 0);
@@ -173,14 +174,21 @@ async fn a_removal_excuses_no_file_behind_it() {
     let public = bench.folder.path().join("log-key.pub");
     let verify = || {
         let (log, public) = (bench.log(), public.to_str().unwrap().to_owned());
-        crate::written::ringfence(&["audit", "verify", log.to_str().unwrap(), "--key", &public])
+        let witness = witness.to_str().unwrap();
+        let with = ["--key", &public, "--witness", witness];
+        crate::written::ringfence(
+            &[&["audit", "verify", log.to_str().unwrap()], &with[..]].concat(),
+        )
     };
     let (code, said) = verify();
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("files 1 to 1 were removed by retention, as the log says"), "{said}");
     fs::remove_file(&audit_files(&bench.log())[0]).unwrap();
     let (code, said) = verify();
-    assert!(code == 1 && said.contains("no file of it is there"), "{said}");
+    assert_eq!(code, 1, "{said}");
+    // The later process knows it, and so does the witness.
+    assert_eq!(said.matches("no file of it is there").count(), 2, "{said}");
+    assert!(said.contains("the witness knows this chain"), "{said}");
 }
 
 async fn check_gap(reason: &str, harm: impl Fn(&Path)) {
