@@ -16,6 +16,7 @@ pub mod etcd;
 pub mod evidence;
 pub mod grpc;
 pub mod identity;
+pub mod keyed_hash;
 pub mod metrics;
 pub mod pki;
 pub mod policy;

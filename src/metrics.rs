@@ -105,6 +105,8 @@ pub struct Metrics {
     pub audit_refused: Counter<u64, AtomicU64>,
     /// Files of the log that were found deleted, shortened or replaced.
     pub audit_gaps: Counter<u64, AtomicU64>,
+    /// Requests that rules left out of the log.
+    pub audit_left_out: Counter<u64, AtomicU64>,
     logins: Family<Labels, Counter>,
     latency: Histogram,
     audit_sync: Histogram,
@@ -129,6 +131,7 @@ impl Default for Metrics {
             audit_records: Counter::default(),
             audit_refused: Counter::default(),
             audit_gaps: Counter::default(),
+            audit_left_out: Counter::default(),
             logins: Family::default(),
             latency: Histogram::new(LATENCY_BUCKETS),
             audit_sync: Histogram::new(SYNC_BUCKETS),
@@ -194,6 +197,11 @@ impl Metrics {
             "audit_gaps",
             "Files of the audit log that were found deleted, shortened or replaced",
             self.audit_gaps.clone(),
+        );
+        registry.register(
+            "audit_left_out",
+            "Requests that an audit.level left out of the audit log",
+            self.audit_left_out.clone(),
         );
         registry.register(
             "audit_refused",

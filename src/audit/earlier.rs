@@ -259,7 +259,7 @@ mod tests {
         let (mut bytes, mut lines, mut hash) = (Vec::new(), LineWriter::default(), LineHash::ZERO);
         for sequence in 1..=records {
             let event = if closed && sequence == records {
-                Event::ProcessStop
+                Event::ProcessStop { left_out: 0 }
             } else {
                 Event::Chain(ChainEvent::SegmentStart {
                     chain: chain(millis),

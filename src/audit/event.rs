@@ -1,5 +1,6 @@
 //! What is recorded. These types are ours; how they are written is `line`'s.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,11 @@ use aws_lc_rs::digest;
 use smallvec::SmallVec;
 
 use super::chain::{Beginning, ChainEvent};
+use super::level::{KeyForm, Level};
 use crate::etcd::response::ResponseFacts;
 use crate::etcd::{KeyVerb, RangeEnd, StoredKey, Touch, Touches};
 use crate::identity::CertificateFacts;
+use crate::keyed_hash::KeyedHash;
 
 /// A connection of this process, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,9 +75,14 @@ pub enum Event {
         rules: usize,
         /// How the chain begins.
         beginning: Arc<Beginning>,
+        /// What is left out of the log.
+        levels: Arc<LevelsInForce>,
     },
     /// ringfence ends in good order.
-    ProcessStop,
+    ProcessStop {
+        /// Requests that rules left out of the log.
+        left_out: u64,
+    },
     /// A handshake succeeded; later records refer to it by id.
     ConnectionOpen {
         /// Its id.
@@ -132,6 +140,17 @@ pub enum Event {
     Chain(ChainEvent),
 }
 
+/// The rules that say what is recorded, as the first record of a chain shows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LevelsInForce {
+    /// In their order.
+    pub rules: Vec<String>,
+    /// The name of the key that hashes keys or values, if they are.
+    pub hash_key: Option<String>,
+    /// Whether values are hashed.
+    pub value_hashes: bool,
+}
+
 /// How a stream of messages both ways ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamEnd {
@@ -169,7 +188,12 @@ pub struct DecisionEvent {
 /// Keys are copies, and cut: a slice of the request would keep all of it in memory, value
 /// included, for as long as the record waits; and a key may have a megabyte.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecordedTouches(pub(super) SmallVec<[RecordedTouch; 1]>);
+pub struct RecordedTouches {
+    pub(super) touches: SmallVec<[RecordedTouch; 1]>,
+    pub(super) level: Level,
+    /// How many alike it stands for; 0 and 1 are itself.
+    pub(super) one_in: u32,
+}
 
 /// One thing that a request does, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,18 +202,28 @@ pub(super) enum RecordedTouch {
         verb: KeyVerb,
         start: RecordedKey,
         end: RecordedEnd,
+        /// The keyed hash of what is written.
+        value: Option<Box<[u8; 32]>>,
     },
     /// What names no key.
     Other(Touch),
+    /// What is not shown but for its verb.
+    Verb(&'static str),
 }
 
 /// A key as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RecordedKey {
-    /// At most [`KEY_BYTES_MAX`].
-    pub(super) bytes: Box<[u8]>,
-    /// What the whole key was, when it was cut.
-    pub(super) whole: Option<Box<WholeKey>>,
+pub(super) enum RecordedKey {
+    Plain {
+        /// At most [`KEY_BYTES_MAX`].
+        bytes: Box<[u8]>,
+        /// What the whole key was, when it was cut.
+        whole: Option<Box<WholeKey>>,
+    },
+    /// Its first parts, because a rule says so; at most [`KEY_BYTES_MAX`].
+    Parts(Box<[u8]>),
+    /// Its keyed hash, because a rule says so.
+    Hashed(Box<[u8; 32]>),
 }
 
 /// What is recorded of a key that was cut.
@@ -213,25 +247,28 @@ impl RecordedTouches {
     /// Copies what a record needs.
     #[must_use]
     pub fn new(touches: &Touches) -> Self {
-        Self(touches.iter().map(RecordedTouch::new).collect())
+        let plain = |touch| RecordedTouch::new(touch, KeyForm::Plain, None);
+        Self { touches: touches.iter().map(plain).collect(), ..Self::default() }
     }
 
     fn weight_bytes(&self) -> usize {
-        self.0.iter().map(RecordedTouch::weight_bytes).sum()
+        self.touches.iter().map(RecordedTouch::weight_bytes).sum()
     }
 }
 
 impl RecordedTouch {
-    fn new(touch: &Touch) -> Self {
+    pub(super) fn new(touch: &Touch, form: KeyForm, hash: Option<&KeyedHash>) -> Self {
+        let key = |key| RecordedKey::new(key, form, hash);
         match touch {
             Touch::Key { verb, range } => Self::Key {
                 verb: *verb,
-                start: RecordedKey::new(range.start()),
+                start: key(range.start()),
                 end: match range.end() {
                     RangeEnd::Point => RecordedEnd::Point,
-                    RangeEnd::Before(end) => RecordedEnd::Before(RecordedKey::new(end)),
+                    RangeEnd::Before(end) => RecordedEnd::Before(key(end)),
                     RangeEnd::Infinity => RecordedEnd::Infinity,
                 },
+                value: None,
             },
             other @ (Touch::Store(_)
             | Touch::Lease { .. }
@@ -243,35 +280,65 @@ impl RecordedTouch {
     /// In a line a byte of a key takes up to two; names and quotes come on top.
     fn weight_bytes(&self) -> usize {
         const AROUND: usize = 96;
-        let keys = match self {
-            Self::Key { start, end: RecordedEnd::Before(end), .. } => {
-                start.weight_bytes() + end.weight_bytes()
+        const HASH: usize = 96;
+        match self {
+            Self::Key { start, end, value, .. } => {
+                let end = match end {
+                    RecordedEnd::Before(end) => end.weight_bytes(),
+                    RecordedEnd::Point | RecordedEnd::Infinity => 0,
+                };
+                AROUND + start.weight_bytes() + end + value.as_ref().map_or(0, |_| HASH)
             }
-            Self::Key { start, .. } => start.weight_bytes(),
-            Self::Other(_) => 0,
-        };
-        AROUND + keys
+            Self::Other(_) | Self::Verb(_) => AROUND,
+        }
     }
 }
 
 impl RecordedKey {
-    fn new(key: &StoredKey) -> Self {
+    fn new(key: &StoredKey, form: KeyForm, hash: Option<&KeyedHash>) -> Self {
         let bytes = key.as_bytes();
+        match (form, hash) {
+            (KeyForm::Plain, _) => Self::plain(bytes),
+            (KeyForm::Hashed, Some(hash)) => Self::Hashed(Box::new(hash.of_key(bytes))),
+            // A config with this form has a hash key.
+            (KeyForm::Hashed, None) => Self::Parts(Box::default()),
+            (KeyForm::Parts(Reverse(parts)), _) => match first_parts(bytes, parts) {
+                Some(kept) => Self::Parts(kept.into()),
+                None => Self::plain(bytes),
+            },
+        }
+    }
+
+    fn plain(bytes: &[u8]) -> Self {
         let Some((kept, _)) =
             bytes.split_at_checked(KEY_BYTES_MAX).filter(|(_, cut)| !cut.is_empty())
         else {
-            return Self { bytes: bytes.into(), whole: None };
+            return Self::Plain { bytes: bytes.into(), whole: None };
         };
         let mut sha256 = [0; 32];
         let digest = digest::digest(&digest::SHA256, bytes);
         sha256.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
         let whole = WholeKey { length: bytes.len(), sha256 };
-        Self { bytes: kept.into(), whole: Some(Box::new(whole)) }
+        Self::Plain { bytes: kept.into(), whole: Some(Box::new(whole)) }
     }
 
     fn weight_bytes(&self) -> usize {
-        2 * self.bytes.len() + self.whole.as_ref().map_or(0, |_| 128)
+        match self {
+            Self::Plain { bytes, whole } => 2 * bytes.len() + whole.as_ref().map_or(0, |_| 128),
+            Self::Parts(bytes) => 2 * bytes.len(),
+            Self::Hashed(_) => 96,
+        }
     }
+}
+
+/// The beginning of a key, up to the slash that ends so many parts; a slash at its very beginning ends none.
+/// `None` when nothing is cut off.
+fn first_parts(key: &[u8], parts: u8) -> Option<&[u8]> {
+    let mut slashes = key.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/');
+    let (end, _) = slashes.nth(usize::from(parts).checked_sub(1)?)?;
+    let kept = key.get(..=end)?;
+    let kept = kept.get(..KEY_BYTES_MAX).unwrap_or(kept);
+    (kept.len() < key.len()).then_some(kept)
 }
 
 /// A path in a record.
@@ -335,9 +402,12 @@ impl Record {
             Event::Decision(decision) => BASE + decision.touches.weight_bytes(),
             Event::ConnectionOpen { .. } => BASE * 8,
             Event::ConnectionRefused { detail, .. } => BASE + detail.len(),
-            Event::ProcessStart { beginning, .. } => BASE * (2 + beginning.after.len()),
+            Event::ProcessStart { beginning, levels, .. } => {
+                let rules: usize = levels.rules.iter().map(String::len).sum();
+                BASE * (2 + beginning.after.len()) + rules
+            }
             Event::Chain(_) => BASE * 2,
-            Event::ProcessStop
+            Event::ProcessStop { .. }
             | Event::ConnectionClose { .. }
             | Event::Outcome { .. }
             | Event::StreamEnd { .. } => BASE,

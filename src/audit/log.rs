@@ -126,7 +126,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
                 self.connections.remove(connection);
             }
             // What comes behind the last seal could be cut off unseen.
-            Event::ProcessStop => {
+            Event::ProcessStop { .. } => {
                 self.seal();
                 self.has_stopped = true;
             }

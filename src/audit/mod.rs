@@ -9,9 +9,11 @@ pub mod event;
 mod file;
 pub mod fold;
 mod folder;
+pub mod level;
 mod line;
 mod log;
 mod open;
+mod recorded;
 pub mod recorder;
 mod reservation;
 mod room;
@@ -24,7 +26,9 @@ mod writer;
 
 pub use event::{CallId, ConnectionId, Event, Outcome, Record, RecordedTouches, Verdict};
 pub use folder::FileError;
-pub use recorder::{CoreRecorder, OpenConnection, Recorded, Recorder, Unavailable};
+pub use level::{KeyForm, LeftOut, Level, LevelRule, Levels, Shown};
+pub use recorded::{OpenConnection, Recorded};
+pub use recorder::{CoreRecorder, Recorder, Unavailable};
 pub use room::QueueShare;
 pub use seal::{LongTermKey, SealEvery};
 
@@ -49,6 +53,8 @@ pub struct Config {
     pub rotate: RotateAt,
     /// What becomes of closed files.
     pub retention: Retention,
+    /// Which requests are recorded, and how much of them.
+    pub levels: Arc<Levels>,
 }
 
 /// Signed checkpoints.

@@ -19,8 +19,10 @@ use super::chain::Beginning;
 use super::event::{CallId, ConnectionId, Event, Outcome, Record};
 use super::fold::RefusalFold;
 use super::folder::{FileError, Segments};
+use super::level::{LeftOut, Levels};
 use super::log::Opened;
 use super::open::open;
+use super::recorded::{Decided, OpenConnection, Recorded};
 use super::room::{Place, QueueShare, units};
 use super::tidy::Tidy;
 use super::writer::Shared;
@@ -43,6 +45,7 @@ pub struct Recorder {
     shares: Arc<Mutex<Shares>>,
     refusals: Arc<QueueShare>,
     beginning: Arc<Beginning>,
+    levels: Arc<Levels>,
 }
 
 /// Hands records over from one core; its calls wait for the disk together.
@@ -70,33 +73,6 @@ struct Shares {
     principals: HashMap<Arc<str>, Weak<QueueShare>>,
     /// Those that nobody holds any more are looked for when there are so many.
     purge_at: usize,
-}
-
-/// Proof that a decision is as safe as the mode asks for: in `blocking` on disk. It also holds the
-/// room for the outcome, so that an outcome never waits and is never lost.
-#[derive(Debug)]
-pub struct Recorded {
-    decided: Decided,
-}
-
-/// A decision in the queue, whose outcome is owed; dropped without one, the outcome is the fault.
-#[derive(Debug)]
-struct Decided {
-    shared: Arc<Shared>,
-    call: CallId,
-    time: Duration,
-    place: Option<Place>,
-    otherwise: Outcome,
-}
-
-/// A connection whose opening was recorded. Its end is recorded whatever happens: it takes no room,
-/// and there are no more of them than connections.
-#[derive(Debug)]
-pub struct OpenConnection {
-    shared: Arc<Shared>,
-    connection: ConnectionId,
-    calls: Option<u64>,
-    reason: Option<&'static str>,
 }
 
 /// The log takes no record.
@@ -148,6 +124,7 @@ impl Recorder {
             })),
             refusals: Arc::new(QueueShare::new(REFUSALS_BYTES)),
             beginning,
+            levels: Arc::clone(&config.levels),
         };
         Ok((recorder, Writer { shared, thread, path }))
     }
@@ -189,18 +166,26 @@ impl Recorder {
     /// Records the beginning of the process; there is always room for it, and for its end.
     pub fn record_start(&self, version: &'static str, identities: usize, rules: usize) {
         let beginning = Arc::clone(&self.beginning);
-        let event = Event::ProcessStart { version, identities, rules, beginning };
+        let levels = Arc::new(self.levels.in_force());
+        let event = Event::ProcessStart { version, identities, rules, beginning, levels };
         self.shared.push(record_now(event), None, false);
     }
 
     /// Records that the process ends in good order.
     pub fn record_stop(&self) {
-        self.shared.push(record_now(Event::ProcessStop), None, false);
+        let left_out = self.left_out();
+        self.shared.push(record_now(Event::ProcessStop { left_out }), None, false);
     }
 
     /// Goes on in a new file: whoever moved the one in use away asks for it.
     pub fn rotate(&self) {
         self.shared.rotation_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Requests that rules left out of the log.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.shared.left_out.load(Ordering::Relaxed)
     }
 
     /// How often a file of the log was found deleted, shortened or replaced.
@@ -306,7 +291,20 @@ impl CoreRecorder {
             return Err(self.refuse(patience));
         }
         decided.otherwise = Outcome { fault: Some("aborted"), ..Outcome::default() };
-        Ok(Recorded { decided })
+        Ok(Recorded::of(decided))
+    }
+
+    /// Counts a call that a rule leaves out of the log, as it will its outcome.
+    #[must_use]
+    pub fn leave_out(&self, call: CallId, by_rule: LeftOut) -> Recorded {
+        self.recorder.shared.left_out.fetch_add(1, Ordering::Relaxed);
+        Recorded::left_out(call, by_rule)
+    }
+
+    /// What is recorded of which requests.
+    #[must_use]
+    pub fn levels(&self) -> &Levels {
+        &self.recorder.levels
     }
 
     /// Records anything that does not let a call go on; in `blocking` too it does not wait for the disk.
@@ -345,7 +343,7 @@ impl CoreRecorder {
     ) -> Result<OpenConnection, Unavailable> {
         self.record(share, record).await?;
         let shared = Arc::clone(&self.recorder.shared);
-        Ok(OpenConnection { shared, connection, calls: None, reason: None })
+        Ok(OpenConnection::new(shared, connection))
     }
 
     /// The recorder that is the same for all cores.
@@ -418,45 +416,6 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting_for_room.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Recorded {
-    /// Which call this is the proof for.
-    #[must_use]
-    pub const fn call(&self) -> CallId {
-        self.decided.call
-    }
-
-    /// Records what became of the call.
-    pub fn finish(mut self, outcome: Outcome) {
-        self.decided.otherwise = outcome;
-    }
-}
-
-impl Drop for Decided {
-    fn drop(&mut self) {
-        let now = clock::since_epoch();
-        let mut outcome = std::mem::take(&mut self.otherwise);
-        outcome.latency = now.saturating_sub(self.time);
-        let event = Event::Outcome { call: self.call, outcome };
-        self.shared.push(Record { time: now, event }, self.place.take(), false);
-    }
-}
-
-impl OpenConnection {
-    /// Records the end, after so many calls, and why. Dropped instead, it is recorded without either.
-    pub fn close(mut self, calls: u64, reason: &'static str) {
-        self.calls = Some(calls);
-        self.reason = Some(reason);
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        let Self { connection, calls, reason, .. } = *self;
-        let event = Event::ConnectionClose { connection, calls, reason };
-        self.shared.push(record_now(event), None, false);
     }
 }
 

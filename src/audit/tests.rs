@@ -67,6 +67,7 @@ fn run<F: Future<Output = ()> + 'static>(
             seal: None,
             rotate: RotateAt::default(),
             retention: Retention::default(),
+            levels: Arc::default(),
         };
         let shared = Arc::new(Shared::new(&config, None));
         let opened = Opened {
@@ -288,7 +289,7 @@ fn refused_connections_take_no_room_and_ends_of_connections_need_none() {
     let records = run(Mode::Blocking, wait, |disk, recorder| async move {
         let all = recorder.all_cores().clone();
         let share = all.share_of(None);
-        let event = || Record { time: Duration::ZERO, event: Event::ProcessStop };
+        let event = || Record { time: Duration::ZERO, event: Event::ProcessStop { left_out: 0 } };
         let open = recorder.open(&share, ConnectionId(7), event()).await.unwrap();
         let cut = recorder.open(&share, ConnectionId(8), event()).await.unwrap();
         until("room", || share.free() == 4096).await;

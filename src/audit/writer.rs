@@ -43,6 +43,8 @@ pub(super) struct Shared {
     /// How many records that came in are on disk.
     pub(super) synced: AtomicU64,
     pub(super) refused: AtomicU64,
+    /// Requests that rules left out.
+    pub(super) left_out: AtomicU64,
     failing: Mutex<Option<String>>,
     /// A new file was asked for from outside.
     pub(super) rotation_asked: AtomicBool,
@@ -104,6 +106,7 @@ impl Shared {
             written: AtomicU64::new(0),
             synced: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            left_out: AtomicU64::new(0),
             failing: Mutex::default(),
             rotation_asked: AtomicBool::new(false),
             gaps: AtomicU64::new(0),

@@ -10,7 +10,9 @@ use crate::audit::{Config, LongTermKey, Retention, RotateAt, SealConfig, SealEve
 use crate::document::Located;
 
 impl Loader<'_> {
-    pub(super) fn audit(&self, raw: &RawAudit) -> Option<Config> {
+    /// `identities` are the names that the policy has.
+    pub(super) fn audit(&self, raw: &RawAudit, identities: &[&str]) -> Option<Config> {
+        let levels = self.levels(&raw.levels, identities);
         let directory = raw.directory.as_ref().map(|text| self.audit_directory(text));
         let seal = match &raw.checkpoint {
             None => Some(None),
@@ -30,6 +32,7 @@ impl Loader<'_> {
                 age: unless_zero(rotate.keep_seconds),
                 bytes: Some(rotate.keep_bytes).filter(|bytes| *bytes > 0),
             },
+            levels,
         })
     }
 

@@ -4,9 +4,11 @@
 //! fills.
 
 mod audit;
+mod audit_levels;
 mod files;
 mod lease_keys;
 mod raw;
+mod raw_audit;
 mod resolve;
 mod users;
 

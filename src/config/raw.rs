@@ -1,5 +1,6 @@
 //! The file as it is written: texts and numbers with their places, nothing opened or resolved.
 
+use super::raw_audit::{RawLevels, read_levels};
 use crate::audit::Mode;
 use crate::document::{Located, TableReader};
 
@@ -53,6 +54,7 @@ pub(super) struct RawAudit {
     pub(super) wait_seconds: u64,
     pub(super) checkpoint: Option<RawCheckpoint>,
     pub(super) rotate: RawRotate,
+    pub(super) levels: RawLevels,
 }
 
 #[derive(Debug)]
@@ -213,6 +215,7 @@ fn read_audit(table: TableReader<'_>) -> RawAudit {
         wait_seconds: table.number("wait_seconds", 1..=60, 5),
         checkpoint: table.table("checkpoint").map(read_checkpoint),
         rotate: table.table("rotate").map_or_else(RawRotate::default, read_rotate),
+        levels: read_levels(&table),
     };
     table.finish();
     audit
@@ -281,6 +284,7 @@ impl Default for RawAudit {
             wait_seconds: 0,
             checkpoint: None,
             rotate: RawRotate::default(),
+            levels: RawLevels::default(),
         }
     }
 }

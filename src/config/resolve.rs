@@ -91,7 +91,9 @@ impl Loader<'_> {
         let lease_keys = self.lease_keys(raw.lease_keys.as_ref());
         let upstream = self.upstream(&raw.upstream);
         let (listen, admin_listen) = self.addresses(raw);
-        let audit = self.audit(&raw.audit);
+        let identities =
+            policy.as_ref().map(|loaded| loaded.policy.identity_names().collect::<Vec<_>>());
+        let audit = self.audit(&raw.audit, &identities.unwrap_or_default());
         let limits = limits(&raw.limits);
         let advertise = self.advertise(raw);
         let policy = policy?;

@@ -11,6 +11,7 @@ pub mod range;
 pub mod response;
 pub mod strict;
 pub mod touch;
+mod values;
 pub mod verb;
 pub mod wire;
 
@@ -23,4 +24,5 @@ pub use page::{InvalidQuery, Page, PageRequest};
 pub use range::{ClientKey, KeyRange, RangeEnd, StoredKey};
 pub use strict::{CanonicalRequest, Malformed};
 pub use touch::{LeaseUse, Touch, Touches};
+pub use values::written_values;
 pub use verb::{KeyVerb, StoreVerb};

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
+use super::keys::Keys;
 use super::kubernetes::Objects;
-use super::record::{Keys, Record, head, printable};
+use super::record::{Record, head, printable};
 use super::segments::{LineError, Segment};
 use crate::chain::ChainId;
 
@@ -48,9 +49,15 @@ pub struct Call {
     /// The same of Kubernetes objects, when names were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kubernetes: Vec<KubernetesTouch>,
+    /// How many alike it stands for, when calls are sampled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_in: Option<u64>,
     /// Those of the touches that are about keys.
     #[serde(skip)]
     pub keys: Vec<KeyTouch>,
+    /// Keys of it may not have been recorded, because a rule says so.
+    #[serde(skip)]
+    pub is_unnamed: bool,
     /// What became of it; absent when nothing was forwarded, or the record is not there.
     pub outcome: Option<CallOutcome>,
 }
@@ -266,7 +273,9 @@ fn call_of(chain: ChainId, record: &Record<'_>, source: Option<String>) -> Call 
         rules: rules.collect(),
         touches: record.touches.iter().map(super::record::Touch::shown).collect(),
         kubernetes: Vec::new(),
+        one_in: record.one_in,
         keys: keys.collect(),
+        is_unnamed: record.touches.iter().any(super::record::Touch::is_unnamed),
         outcome: None,
     }
 }

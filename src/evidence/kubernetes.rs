@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::record::{Keys, KeysEnd};
+use super::keys::{Keys, KeysEnd};
 
 /// An object, or all objects of a resource or namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,16 +25,14 @@ impl Objects {
     /// What the keys are under the API server's prefix, such as `/registry`.
     #[must_use]
     pub fn of(prefix: &str, keys: &Keys) -> Option<Self> {
-        if keys.whole.is_some() {
-            return None;
-        }
-        let key = std::str::from_utf8(&keys.start).ok()?;
+        let Keys::Plain { start, whole: None, end } = keys else { return None };
+        let key = std::str::from_utf8(start).ok()?;
         let rest = key.strip_prefix(prefix.trim_end_matches('/'))?.strip_prefix('/')?;
-        let all = match &keys.end {
+        let all = match end {
             KeysEnd::Point => false,
             // A list is from `.../` to `...0`, which is what follows it.
             KeysEnd::Before(end) if rest.ends_with('/') => {
-                let mut behind = keys.start.clone();
+                let mut behind = start.clone();
                 *behind.last_mut()? = b'0';
                 (behind == *end).then_some(true)?
             }
@@ -100,7 +98,7 @@ mod tests {
 
     fn check(start: &str, end: Option<&str>, expected: Option<&str>) {
         let end = end.map_or(KeysEnd::Point, |end| KeysEnd::Before(end.as_bytes().to_vec()));
-        let keys = Keys { start: start.as_bytes().to_vec(), whole: None, end };
+        let keys = Keys::Plain { start: start.as_bytes().to_vec(), whole: None, end };
         let shown = Objects::of("/registry", &keys).map(|objects| objects.shown());
         assert_eq!(shown.as_deref(), expected, "{start}");
         assert_eq!(Objects::of("/registry/", &keys).map(|objects| objects.shown()), shown);
@@ -134,7 +132,8 @@ mod tests {
         check("/registry/secrets/a/x", Some("/registry/secrets/a0"), None);
         check("/registry/", Some("/registry0"), None);
         check("/registry/cert-manager.io/", Some("/registry/cert-manager.io0"), None);
-        let keys = Keys { start: b"/registry/a/".to_vec(), whole: None, end: KeysEnd::Infinity };
+        let keys =
+            Keys::Plain { start: b"/registry/a/".to_vec(), whole: None, end: KeysEnd::Infinity };
         assert_eq!(Objects::of("/registry", &keys), None);
     }
 
@@ -156,7 +155,8 @@ mod tests {
             check(key, None, None);
         }
         let whole = Some("00".to_owned());
-        let cut = Keys { start: b"/registry/secrets/a/b".to_vec(), whole, end: KeysEnd::Point };
+        let cut =
+            Keys::Plain { start: b"/registry/secrets/a/b".to_vec(), whole, end: KeysEnd::Point };
         assert_eq!(Objects::of("/registry", &cut), None);
     }
 }

@@ -3,6 +3,7 @@
 //! It never writes; a file may be anything, and no line is held that is longer than a record can be.
 
 pub mod calls;
+pub mod keys;
 pub mod kubernetes;
 pub mod question;
 pub mod record;

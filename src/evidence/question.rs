@@ -1,6 +1,9 @@
 //! What is asked of a log: which calls, who last wrote a key.
 
+use std::cell::Cell;
+
 use super::calls::{Call, KeyTouch};
+use super::keys::{AskedKey, Holds};
 
 /// Which calls; what is not said fits all.
 #[derive(Debug, Default)]
@@ -8,7 +11,7 @@ pub struct Question {
     /// A pattern with `*` and `?` over the whole principal, or its identity.
     pub principal: Option<glob::Pattern>,
     /// A key that is touched.
-    pub key: Option<Vec<u8>>,
+    pub key: Option<AskedKey>,
     /// A prefix of which a key is touched.
     pub prefix: Option<Vec<u8>>,
     /// A verb.
@@ -27,6 +30,8 @@ pub struct Question {
     pub after_seq: Option<u64>,
     /// ringfence's own steps, too.
     pub own_steps: bool,
+    /// Calls that would fit if their keys had been recorded.
+    pub unnamed: Cell<u64>,
 }
 
 impl Question {
@@ -36,10 +41,10 @@ impl Question {
         let own = call.principal.as_deref() == Some("(ringfence)");
         (self.own_steps || !own)
             && self.fits_text(call)
-            && self.fits_keys(call)
             && self.since.as_ref().is_none_or(|since| call.time >= *since)
             && self.until.as_ref().is_none_or(|until| call.time < *until)
             && self.after_seq.is_none_or(|after| call.seq > after)
+            && self.fits_keys(call)
     }
 
     fn fits_text(&self, call: &Call) -> bool {
@@ -72,10 +77,13 @@ impl Question {
                 call.touches.iter().any(is_it)
             });
         }
+        if call.is_unnamed {
+            self.unnamed.set(self.unnamed.get().saturating_add(1));
+        }
         call.keys.iter().any(|KeyTouch { verb, keys, .. }| {
             self.verb.as_ref().is_none_or(|wanted| wanted == verb)
-                && self.key.as_ref().is_none_or(|key| keys.hold(key))
-                && self.prefix.as_ref().is_none_or(|prefix| keys.overlap(prefix))
+                && self.key.as_ref().is_none_or(|key| keys.hold(key) != Holds::No)
+                && self.prefix.as_ref().is_none_or(|prefix| keys.overlap(prefix) != Holds::No)
         })
     }
 }
@@ -89,21 +97,34 @@ pub struct Blame {
     pub perhaps: Vec<Call>,
     /// Tries that were denied or refused.
     pub denied: u64,
+    /// Changes of keys that were not recorded.
+    pub unnamed: u64,
 }
 
 /// The most calls of which it is not known whether they did anything.
 const PERHAPS_MAX: usize = 100;
 
 impl Blame {
-    /// Whether a call would change the key.
+    /// Whether a call would change the key, as far as its record shows.
     #[must_use]
-    pub fn concerns(key: &[u8], call: &Call) -> bool {
-        let changes = |verb: &str| verb == "put" || verb == "delete";
-        call.keys.iter().any(|touch| changes(&touch.verb) && touch.keys.hold(key))
+    pub fn concerns(key: &AskedKey, call: &Call) -> bool {
+        call.is_unnamed || Self::changes(key, call) != Holds::No
+    }
+
+    fn changes(key: &AskedKey, call: &Call) -> Holds {
+        let changing =
+            call.keys.iter().filter(|touch| touch.verb == "put" || touch.verb == "delete");
+        changing.map(|touch| touch.keys.hold(key)).max().unwrap_or(Holds::No)
     }
 
     /// Takes a call that concerns the key.
-    pub fn take(&mut self, call: Call) {
+    pub fn take(&mut self, key: &AskedKey, call: Call) {
+        let changes = Self::changes(key, &call);
+        if changes == Holds::No {
+            let writes = |touch: &String| touch == "put" || touch == "delete";
+            self.unnamed += u64::from(call.touches.iter().any(writes));
+            return;
+        }
         if call.verdict != "allow" {
             self.denied += 1;
             return;
@@ -114,8 +135,9 @@ impl Blame {
         if refused_by_etcd {
             return;
         }
-        // A transaction that went well may have taken its other branch.
-        if call.is_proven() && !call.rpc.ends_with("/Txn") {
+        // A transaction that went well may have taken its other branch; and a key that the record does not show
+        // may be another.
+        if call.is_proven() && !call.rpc.ends_with("/Txn") && changes == Holds::Yes {
             if self.last.as_ref().is_none_or(|last| order(last) < order(&call)) {
                 self.last = Some(call);
             }

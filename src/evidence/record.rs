@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
 
+use super::keys::{Keys, KeysEnd};
 use crate::chain::{from_hex, to_hex};
 
 /// The fields that every line begins with.
@@ -69,6 +69,11 @@ pub struct Record<'l> {
     /// The rule that denies.
     #[serde(borrow)]
     pub rule: Option<Cow<'l, str>>,
+    /// How much of it was recorded, when that is not everything.
+    #[serde(borrow)]
+    pub level: Option<Cow<'l, str>>,
+    /// How many alike it stands for.
+    pub one_in: Option<u64>,
     /// What is done.
     #[serde(borrow, default)]
     pub touches: Vec<Touch<'l>>,
@@ -98,42 +103,35 @@ pub struct Touch<'l> {
     key_hex: Option<Cow<'l, str>>,
     #[serde(borrow)]
     key_sha256: Option<Cow<'l, str>>,
+    #[serde(default)]
+    key_is_cut: bool,
+    #[serde(borrow)]
+    key_hmac: Option<Cow<'l, str>>,
     #[serde(borrow)]
     range_end: Option<Cow<'l, str>>,
     #[serde(borrow)]
     range_end_hex: Option<Cow<'l, str>>,
     #[serde(default)]
+    range_end_is_cut: bool,
+    #[serde(borrow)]
+    range_end_hmac: Option<Cow<'l, str>>,
+    #[serde(default)]
     to_infinity: bool,
     #[serde(borrow)]
+    value_hmac: Option<Cow<'l, str>>,
+    #[serde(borrow)]
     lease: Option<Cow<'l, str>>,
-}
-
-/// Keys from one on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keys {
-    /// The first; cut when the record cut it.
-    pub start: Vec<u8>,
-    /// SHA-256 of the whole first key, hex, when it was cut.
-    pub whole: Option<String>,
-    /// Where they end.
-    pub end: KeysEnd,
-}
-
-/// Where keys end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeysEnd {
-    /// It is one key.
-    Point,
-    /// Before this one.
-    Before(Vec<u8>),
-    /// Nowhere.
-    Infinity,
 }
 
 impl Touch<'_> {
     /// The keys that it is about; `None` when it is about none, or they cannot be read.
     #[must_use]
     pub fn keys(&self) -> Option<Keys> {
+        let owned = |text: &Option<Cow<'_, str>>| text.as_deref().map(str::to_owned);
+        if let Some(start) = owned(&self.key_hmac) {
+            let is_range = self.to_infinity || self.range_end_hmac.is_some();
+            return Some(Keys::Hashed { start, is_range });
+        }
         let start = bytes(self.key.as_deref(), self.key_hex.as_deref())?;
         let end = bytes(self.range_end.as_deref(), self.range_end_hex.as_deref());
         let end = match (end, self.to_infinity) {
@@ -141,62 +139,46 @@ impl Touch<'_> {
             (Some(end), false) => KeysEnd::Before(end),
             (None, false) => KeysEnd::Point,
         };
-        Some(Keys { start, whole: self.key_sha256.as_deref().map(str::to_owned), end })
+        Some(if self.key_is_cut || self.range_end_is_cut {
+            Keys::Cut {
+                start,
+                start_is_cut: self.key_is_cut,
+                end,
+                end_is_cut: self.range_end_is_cut,
+            }
+        } else {
+            Keys::Plain { start, whole: owned(&self.key_sha256), end }
+        })
+    }
+
+    /// Whether it is about keys that the record does not show.
+    #[must_use]
+    pub fn is_unnamed(&self) -> bool {
+        let of_keys = ["get", "list", "watch", "put", "delete"];
+        self.key.is_none()
+            && self.key_hex.is_none()
+            && self.key_hmac.is_none()
+            && of_keys.contains(&&*self.verb)
     }
 
     /// For people: the verb, and what it is done to.
     #[must_use]
     pub fn shown(&self) -> String {
         let verb = printable(&self.verb);
-        match (self.keys(), &self.lease) {
+        let mut shown = match (self.keys(), &self.lease) {
             (Some(keys), _) => format!("{verb} {}", keys.shown()),
             (None, Some(lease)) => format!("{verb} {}", printable(lease)),
             (None, None) => verb,
+        };
+        if let Some(hash) = &self.value_hmac {
+            shown.push_str(&format!(" value hmac:{}", printable(hash)));
         }
+        shown
     }
 }
 
 fn bytes(text: Option<&str>, hex: Option<&str>) -> Option<Vec<u8>> {
     text.map(|text| text.as_bytes().to_vec()).or_else(|| from_hex(hex?))
-}
-
-impl Keys {
-    /// Whether this key is among them.
-    #[must_use]
-    pub fn hold(&self, key: &[u8]) -> bool {
-        match &self.end {
-            KeysEnd::Point => match &self.whole {
-                None => self.start == key,
-                Some(whole) => *whole == to_hex(digest(&SHA256, key).as_ref()),
-            },
-            KeysEnd::Before(end) => self.start.as_slice() <= key && key < end.as_slice(),
-            KeysEnd::Infinity => self.start.as_slice() <= key,
-        }
-    }
-
-    /// Whether a key with this prefix is among them.
-    #[must_use]
-    pub fn overlap(&self, prefix: &[u8]) -> bool {
-        let begins_before_its_end =
-            self.start.starts_with(prefix) || self.start.as_slice() < prefix;
-        match &self.end {
-            KeysEnd::Point => self.start.starts_with(prefix),
-            KeysEnd::Before(end) => begins_before_its_end && end.as_slice() > prefix,
-            KeysEnd::Infinity => begins_before_its_end,
-        }
-    }
-
-    /// For people.
-    #[must_use]
-    pub fn shown(&self) -> String {
-        let cut = if self.whole.is_some() { "…" } else { "" };
-        let start = shown_key(&self.start);
-        match &self.end {
-            KeysEnd::Point => format!("{start}{cut}"),
-            KeysEnd::Before(end) => format!("[{start}, {})", shown_key(end)),
-            KeysEnd::Infinity => format!("[{start}, end)"),
-        }
-    }
 }
 
 /// A key for people: text without control characters, or hex.
@@ -227,33 +209,6 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn check(touch: &str, key: &str, holds: bool, prefix: &str, overlaps: bool) {
-        let keys = serde_json::from_str::<Touch<'_>>(touch).unwrap().keys().unwrap();
-        assert_eq!(keys.hold(key.as_bytes()), holds, "{touch} {key}");
-        assert_eq!(keys.overlap(prefix.as_bytes()), overlaps, "{touch} {prefix}");
-    }
-
-    #[test]
-    fn a_touch_holds_its_key_and_overlaps_its_prefixes() {
-        let point = r#"{"verb":"put","key":"/a/x"}"#;
-        check(point, "/a/x", true, "/a/", true);
-        check(point, "/a/xy", false, "/b/", false);
-        check(point, "/a", false, "/a/xy", false);
-        let range = r#"{"verb":"list","key":"/a/","range_end":"/a0"}"#;
-        check(range, "/a/x", true, "/a/x", true);
-        check(range, "/a0", false, "/a0", false);
-        check(range, "/a", false, "/", true);
-        let all = r#"{"verb":"delete","key":"/a/","to_infinity":true}"#;
-        check(all, "/b", true, "/b", true);
-        check(all, "/", false, "/9", false);
-        check(r#"{"verb":"put","key_hex":"ff00"}"#, "x", false, "", true);
-        // sha256sum of an empty file, for a key that was cut
-        let cut = r#"{"verb":"put","key":"/a","key_bytes":2000,
-            "key_sha256":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}"#;
-        check(cut, "", true, "/a", true);
-        check(cut, "/a", false, "/b", false);
-    }
 
     #[test]
     fn what_tenants_choose_cannot_steer_a_terminal() {

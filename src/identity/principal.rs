@@ -130,6 +130,12 @@ impl Principal {
         Self { identity: identity.to_owned(), captures }
     }
 
+    /// The identity's name.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
     /// The identity's name, then the name and value of each capture, in a fixed order.
     pub fn parts(&self) -> impl Iterator<Item = &str> {
         let captures = self.captures.iter().flat_map(|(name, value)| [name.as_str(), value]);

@@ -18,6 +18,9 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
+use crate::chain::to_hex;
+use crate::keyed_hash::KEY_BYTES;
+
 /// Authorities outlive what they sign.
 const AUTHORITY_DAYS: i64 = 3650;
 
@@ -147,6 +150,19 @@ pub fn make_signing_key(file: &Path) -> Result<[PathBuf; 2], PkiError> {
     public.push(".pub");
     let private = write(file, &key.serialize_pem(), 0o600)?;
     Ok([private, write(Path::new(&public), &key.public_key_pem(), 0o644)?])
+}
+
+/// Makes a key for keyed hashes, mode 0600.
+///
+/// # Errors
+/// When a file is already there or cannot be written, or there is no randomness.
+pub fn make_hash_key(file: &Path) -> Result<PathBuf, PkiError> {
+    let mut key = [0; KEY_BYTES];
+    let write_error = |error| PkiError::Write { path: file.to_owned(), error };
+    aws_lc_rs::rand::fill(&mut key)
+        .map_err(|_| write_error(std::io::Error::other("the system gives no randomness")))?;
+    let text = format!("# ringfence audit hash key\n{}\n", to_hex(&key));
+    write(file, &text, 0o600)
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> Result<PathBuf, PkiError> {

@@ -195,6 +195,11 @@ impl Policy {
         self.rule_names.get(rule.index()).cloned().unwrap_or_else(|| "unknown".into())
     }
 
+    /// The names of all identities.
+    pub fn identity_names(&self) -> impl Iterator<Item = &str> {
+        self.identities.iter().map(|identity| identity.name.as_str())
+    }
+
     /// How many identities and rules there are.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {

@@ -16,10 +16,11 @@ use super::reply::collect;
 use super::{Core, Refusal};
 use crate::audit::event::{DecisionEvent, PATH_CHARS_MAX, Path};
 use crate::audit::{
-    CallId, Event, Outcome, QueueShare, Record, Recorded, RecordedTouches, Unavailable, Verdict,
+    CallId, Event, Outcome, QueueShare, Record, Recorded, RecordedTouches, Shown, Unavailable,
+    Verdict,
 };
 use crate::clock;
-use crate::etcd::{CanonicalRequest, Rpc, StoredKey, Touches, strict};
+use crate::etcd::{CanonicalRequest, Rpc, StoredKey, strict, written_values};
 use crate::grpc::Status;
 use crate::grpc::metadata::Metadata;
 use crate::metrics;
@@ -67,6 +68,10 @@ impl<'a> Asking<'a> {
         Asker { identification: &self.identified.identification, leases: &self.core.leases }
     }
 
+    fn identity(&self) -> &'a str {
+        self.identified.identification.principal.identity()
+    }
+
     fn share(&self) -> &'a Arc<QueueShare> {
         &self.identified.queue_share
     }
@@ -103,10 +108,18 @@ impl<'a> Asking<'a> {
     async fn allow(&self, permit: Permit) -> Result<(Permit, Recorded), Refused> {
         self.core.metrics.count_request(Some(permit.rpc()), metrics::Verdict::Allow);
         let rules = permit.rules().iter().map(|rule| self.core.policy.rule_name(*rule)).collect();
-        let event = self.event(permit.rpc(), Verdict::Allow(rules), permit.touches());
-        let recorded =
-            self.core.recorder.allow(self.share(), self.call, record(event), self.ends).await;
-        Ok((permit, recorded?))
+        let values = || written_values(permit.rpc(), permit.body());
+        let shown =
+            self.core.recorder.levels().of_allowed(self.identity(), permit.touches(), values);
+        let recorded = match shown {
+            Shown::LeftOut(by_rule) => self.core.recorder.leave_out(self.call, by_rule),
+            Shown::Recorded(touches) => {
+                let event = self.event(permit.rpc(), Verdict::Allow(rules), touches);
+                let recorder = &self.core.recorder;
+                recorder.allow(self.share(), self.call, record(event), self.ends).await?
+            }
+        };
+        Ok((permit, recorded))
     }
 
     async fn deny(&self, denial: &Denial) -> Refused {
@@ -126,7 +139,9 @@ impl<'a> Asking<'a> {
         }
         self.core.metrics.count_request(Some(rpc), metrics::Verdict::Deny);
         let verdict = Verdict::Deny { reason, rule, touch: denial.touch };
-        let event = self.event(rpc, verdict, denial.request.touches());
+        let levels = self.core.recorder.levels();
+        let touches = levels.of_denied(self.identity(), denial.request.touches());
+        let event = self.event(rpc, verdict, touches);
         let recorded = self.core.recorder.record(self.share(), record(event)).await;
         recorded.map_or_else(Refused::from, |()| (permission_denied(), "refused").into())
     }
@@ -135,18 +150,18 @@ impl<'a> Asking<'a> {
     async fn refuse_unknown(&self, rpc: Rpc, refused: Refused) -> Refused {
         self.core.metrics.count_request(Some(rpc), metrics::Verdict::Refuse);
         let verdict = Verdict::Refuse { reason: "look_up", detail: refused.status.message.clone() };
-        let event = self.event(rpc, verdict, &Touches::new());
+        let event = self.event(rpc, verdict, RecordedTouches::default());
         let recorded = self.core.recorder.record(self.share(), record(event));
         recorded.await.map_or_else(Refused::from, |()| refused)
     }
 
-    fn event(&self, rpc: Rpc, verdict: Verdict, touches: &Touches) -> Event {
+    fn event(&self, rpc: Rpc, verdict: Verdict, touches: RecordedTouches) -> Event {
         Event::Decision(DecisionEvent {
             call: self.call,
             principal: Some(Arc::clone(&self.identified.name)),
             path: Path::Known(rpc.path()),
             verdict,
-            touches: RecordedTouches::new(touches),
+            touches,
             request_bytes: self.request_bytes,
         })
     }

@@ -221,6 +221,7 @@ async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener,
 fn tick(recorder: &Recorder, metrics: &Metrics, refusals: &Mutex<RefusalFold>) {
     metrics.audit_records.inner().store(recorder.written(), std::sync::atomic::Ordering::Relaxed);
     metrics.audit_gaps.inner().store(recorder.gaps(), std::sync::atomic::Ordering::Relaxed);
+    metrics.audit_left_out.inner().store(recorder.left_out(), std::sync::atomic::Ordering::Relaxed);
     metrics.audit_refused.inner().store(recorder.refused(), std::sync::atomic::Ordering::Relaxed);
     recorder.flush_refusals(refusals);
 }

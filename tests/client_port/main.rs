@@ -16,6 +16,7 @@ mod support;
 mod audit;
 mod audit_blocking;
 mod audit_flood;
+mod audit_levels;
 mod endings;
 mod every_rpc;
 mod followers;

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::question::{Naming, files};
+use super::question::{HashKey, Naming, complain_unnamed, files};
 use super::{COULD_NOT, complain_unread};
 use crate::cli::{complain, say};
 use crate::evidence::calls::{Call, read};
+use crate::evidence::keys::AskedKey;
 use crate::evidence::question::Blame;
-use crate::evidence::record::{printable, shown_key};
+use crate::evidence::record::printable;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -19,6 +20,8 @@ pub(super) struct Arguments {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     naming: Naming,
+    #[command(flatten)]
+    hashes: HashKey,
 }
 
 /// Exit code 0 when somebody did, 1 when nobody is known, 2 when it could not be told.
@@ -30,14 +33,22 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(COULD_NOT);
         }
     };
-    let key = arguments.key.as_bytes();
+    let hash = match arguments.hashes.read() {
+        Ok(hash) => hash,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(COULD_NOT);
+        }
+    };
+    let key = AskedKey::new(arguments.key.clone().into_bytes(), hash.as_ref());
     let mut blame = Blame::default();
-    let concerns = |call: &Call| Blame::concerns(key, call);
+    let concerns = |call: &Call| Blame::concerns(&key, call);
     let unread = read(&segments, &concerns, &mut |call| {
-        blame.take(arguments.naming.name(call));
+        blame.take(&key, arguments.naming.name(call));
     });
     blame.conclude();
-    tell(key, &blame);
+    tell(&key, &blame);
+    complain_unnamed(blame.unnamed);
     if complain_unread(&unread) {
         ExitCode::from(COULD_NOT)
     } else if blame.last.is_some() || !blame.perhaps.is_empty() {
@@ -47,8 +58,8 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn tell(key: &[u8], blame: &Blame) {
-    let name = shown_key(key);
+fn tell(key: &AskedKey, blame: &Blame) {
+    let name = key.shown();
     match &blame.last {
         Some(call) => {
             say(&format!("{name}: last changed by"));
@@ -58,7 +69,8 @@ fn tell(key: &[u8], blame: &Blame) {
     }
     if !blame.perhaps.is_empty() {
         say(
-            "after that perhaps (a transaction takes one of two branches; without an outcome it is not known):",
+            "after that perhaps (a transaction takes one of two branches; without an outcome, or with a cut or \
+             hashed key, it is not known):",
         );
         blame.perhaps.iter().for_each(describe);
     }

@@ -1,6 +1,7 @@
 //! `ringfence audit`: the key that seals the log, what a log proves, and what it says.
 
 mod blame;
+mod hash;
 mod keygen;
 mod query;
 mod question;
@@ -23,8 +24,10 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a key that seals an audit log: FILE for ringfence, FILE.pub for auditors
+    /// Make a key that seals an audit log (FILE for ringfence, FILE.pub for auditors), or one that hashes
     Keygen(keygen::Arguments),
+    /// The keyed hash of a key or a value, to compare with a record
+    Hash(hash::Arguments),
     /// Check that an audit log is whole and unchanged: exit code 0 for yes, 1 for no, 2 for cannot tell
     Verify(verify::Arguments),
     /// Which calls there were, and what became of them
@@ -54,6 +57,7 @@ fn complain_unread(unread: &[Unread]) -> bool {
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match &arguments.command {
         Command::Keygen(arguments) => keygen::run(arguments),
+        Command::Hash(arguments) => hash::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Query(arguments) => query::run(arguments),
         Command::Blame(arguments) => blame::run(arguments),

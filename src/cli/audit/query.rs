@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write as _};
 use std::process::ExitCode;
 
-use super::question::{Naming, Which, files};
+use super::question::{Naming, Which, complain_unnamed, files};
 use super::show::{csv_head, csv_line, table_head, table_line};
 use super::{COULD_NOT, complain_unread};
 use crate::cli::complain;
@@ -32,7 +32,13 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(COULD_NOT);
         }
     };
-    let question = arguments.which.question();
+    let question = match arguments.which.question() {
+        Ok(question) => question,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(COULD_NOT);
+        }
+    };
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut found = 0_u64;
     // A reader that went away is no reason to fail.
@@ -58,6 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     };
     let unread = read(&segments, &|call| question.fits(call), &mut tell);
     drop(out.flush());
+    complain_unnamed(question.unnamed.get());
     if complain_unread(&unread) {
         ExitCode::from(COULD_NOT)
     } else if found == 0 {

@@ -1,15 +1,18 @@
 //! What `query` and `top` are asked, read from the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
+use crate::cli::complain;
 use crate::clock;
 use crate::evidence::calls::Call;
+use crate::evidence::keys::AskedKey;
 use crate::evidence::question::Question;
 use crate::evidence::{Segment, find};
+use crate::keyed_hash::KeyedHash;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Which {
@@ -22,6 +25,8 @@ pub(super) struct Which {
     /// Calls that touch this key, ranges that hold it too
     #[arg(long)]
     key: Option<String>,
+    #[command(flatten)]
+    pub(super) hashes: HashKey,
     /// Calls that touch a key with this prefix
     #[arg(long)]
     prefix: Option<String>,
@@ -75,10 +80,14 @@ impl Naming {
 }
 
 impl Which {
-    pub(super) fn question(&self) -> Question {
-        Question {
+    /// # Errors
+    /// When the hash key cannot be read.
+    pub(super) fn question(&self) -> Result<Question, String> {
+        let hash = self.hashes.read()?;
+        let key = self.key.clone().map(|key| AskedKey::new(key.into_bytes(), hash.as_ref()));
+        Ok(Question {
             principal: self.principal.clone(),
-            key: self.key.clone().map(String::into_bytes),
+            key,
             prefix: self.prefix.clone().map(String::into_bytes),
             verb: self.verb.clone(),
             verdict: self.verdict.clone(),
@@ -88,7 +97,37 @@ impl Which {
             until: self.until.clone(),
             after_seq: self.after_seq,
             own_steps: self.own_steps,
-        }
+            unnamed: std::cell::Cell::new(0),
+        })
+    }
+}
+
+/// What tells hashed keys.
+#[derive(Debug, clap::Args)]
+pub(super) struct HashKey {
+    /// The file of `audit.hash_key`, where keys are hashed
+    #[arg(long, value_name = "FILE")]
+    hash_key: Option<PathBuf>,
+}
+
+impl HashKey {
+    pub(super) fn read(&self) -> Result<Option<KeyedHash>, String> {
+        self.hash_key.as_deref().map(read_hash_key).transpose()
+    }
+}
+
+/// Reads a hash key; what is wrong otherwise.
+pub(super) fn read_hash_key(path: &Path) -> Result<KeyedHash, String> {
+    let text = crate::config::read_text(path).map_err(|error| format!("error: {}", error.what))?;
+    KeyedHash::from_text(&text).map_err(|error| format!("error: `{}` {error}", path.display()))
+}
+
+/// Says that a question about keys left some calls out.
+pub(super) fn complain_unnamed(unnamed: u64) {
+    if unnamed > 0 {
+        complain(&format!(
+            "note: {unnamed} calls were recorded without all their keys (`audit.level`); whether they touch it is not told"
+        ));
     }
 }
 

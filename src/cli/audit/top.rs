@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 
-use super::question::{Naming, Which, files};
+use super::question::{Naming, Which, complain_unnamed, files};
 use super::show::table_line;
 use super::{COULD_NOT, complain_unread};
 use crate::cli::{complain, say};
@@ -65,7 +65,13 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(COULD_NOT);
         }
     };
-    let question = arguments.which.question();
+    let question = match arguments.which.question() {
+        Ok(question) => question,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(COULD_NOT);
+        }
+    };
     let lines = usize::from(arguments.lines);
     let [mut principals, mut touched, mut denials] = std::array::from_fn(|_| Counted::default());
     let mut slowest: Vec<(u64, Call)> = Vec::new();
@@ -95,6 +101,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     for (latency, call) in &slowest {
         say(&format!("{latency:>10}  {}", table_line(call)));
     }
+    complain_unnamed(question.unnamed.get());
     if complain_unread(&unread) {
         ExitCode::from(COULD_NOT)
     } else if found {

@@ -65,6 +65,16 @@ pub enum LeaseUse {
 }
 
 impl LeaseUse {
+    /// Every use.
+    pub const ALL: [Self; 6] = [
+        Self::Grant,
+        Self::Attach,
+        Self::KeepAlive,
+        Self::Revoke,
+        Self::TimeToLive,
+        Self::ListKeys,
+    ];
+
     /// The name in audit records.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -22,7 +22,7 @@ use super::Core;
 use super::connection::{Client, Identified};
 use super::share::CallShare;
 use crate::audit::event::{DecisionEvent, PATH_CHARS_MAX, Path};
-use crate::audit::{CallId, Event, Record, Recorded, RecordedTouches, Unavailable, Verdict};
+use crate::audit::{CallId, Event, Record, Recorded, RecordedTouches, Shown, Unavailable, Verdict};
 use crate::clock;
 use crate::etcd::{Page, PageRequest, Rpc, StoreVerb};
 use crate::metrics;
@@ -169,7 +169,9 @@ async fn deny(
         Cause::NoRule | Cause::ForeignLease | Cause::TooMany => ("no_rule", None),
     };
     let verdict = Verdict::Deny { reason, rule, touch: 0 };
-    let event = decision(identified, call, &denial.request, verdict);
+    let touches = smallvec![denial.request.touch()];
+    let touches = core.recorder.levels().of_denied(identity_of(identified), &touches);
+    let event = decision(identified, call, &denial.request, verdict, touches);
     let recorded = core.recorder.record(&identified.queue_share, record(event)).await;
     recorded.map_or_else(
         |Unavailable| audit_unavailable(),
@@ -186,17 +188,33 @@ async fn allow(
 ) -> Result<Recorded, Unavailable> {
     core.metrics.count_page(Some(permit.request().page()), metrics::Verdict::Allow);
     let verdict = Verdict::Allow(smallvec![core.policy.rule_name(permit.rule())]);
-    let event = decision(identified, call, permit.request(), verdict);
+    let touches = smallvec![permit.request().touch()];
+    let levels = core.recorder.levels();
+    let touches = match levels.of_allowed(identity_of(identified), &touches, Vec::new) {
+        Shown::LeftOut(by_rule) => return Ok(core.recorder.leave_out(call, by_rule)),
+        Shown::Recorded(touches) => touches,
+    };
+    let event = decision(identified, call, permit.request(), verdict, touches);
     core.recorder.allow(&identified.queue_share, call, record(event), Some(ends)).await
 }
 
-fn decision(identified: &Identified, call: CallId, page: &PageRequest, verdict: Verdict) -> Event {
+fn identity_of(identified: &Identified) -> &str {
+    identified.identification.principal.identity()
+}
+
+fn decision(
+    identified: &Identified,
+    call: CallId,
+    page: &PageRequest,
+    verdict: Verdict,
+    touches: RecordedTouches,
+) -> Event {
     Event::Decision(DecisionEvent {
         call,
         principal: Some(Arc::clone(&identified.name)),
         path: Path::Page(page.target()),
         verdict,
-        touches: RecordedTouches::new(&smallvec![page.touch()]),
+        touches,
         request_bytes: 0,
     })
 }

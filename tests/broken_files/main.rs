@@ -1,7 +1,9 @@
 //! Broken configs and policies, each with its exact error, as `ringfence check` prints it.
-//! `tests/snapshots/` holds the texts; INSTA_UPDATE=always writes them anew, to be read in the diff.
+//! `snapshots/` holds the texts; INSTA_UPDATE=always writes them anew, to be read in the diff.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod audit;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -384,19 +386,6 @@ fn every_mistake_of_a_policy_is_told() {
     check_policy("policy_identity_limits", "roles = [\"tenant\"]", limits);
     check_policy("policy_not_toml", "[[role]]", "[[role]");
     check_policy("policy_empty_key", "prefix = \"/tenants/${cn}/\"", "key = \"\"");
-}
-
-#[test]
-fn every_mistake_of_the_audit_log_is_told() {
-    let check = |name: &str, more: &str| {
-        let audit = format!("directory = \"audit\"\n{more}");
-        check_config(&format!("audit_{name}"), "directory = \"audit\"", &audit);
-    };
-    check("no_key", "[audit.checkpoint]\nseconds = 0");
-    check("key_missing", "[audit.checkpoint]\nkey = \"log-key\"");
-    check("key_of_another_kind", "[audit.checkpoint]\nkey = \"pki/tenants-ca.key\"");
-    check("key_in_the_log", "[audit.checkpoint]\nkey = \"audit/key\"\nwitness = \"audit/w\"");
-    check("rotate", "[audit.rotate]\ncompress = \"gzip\"\nbytes = -1\nkeep = 3");
 }
 
 /// As whom an identity reaches etcd: what is said of it must be whole, and what it names must be there.

@@ -10,9 +10,10 @@ use time::format_description::well_known::Rfc3339;
 
 use super::chain_line;
 use super::event::{
-    CallId, DecisionEvent, Event, Outcome, Path, Record, RecordedEnd, RecordedKey, RecordedTouch,
-    StreamEnd, Verdict,
+    CallId, DecisionEvent, Event, LevelsInForce, Outcome, Path, Record, RecordedEnd, RecordedKey,
+    RecordedTouch, StreamEnd, Verdict,
 };
+use super::level::{Level, verb};
 use crate::chain::LineHash;
 use crate::etcd::Touch;
 use crate::identity::CertificateFacts;
@@ -71,14 +72,20 @@ fn write(sequence: u64, record: &Record, second: &str, bytes: &mut Vec<u8>) {
     line.number("seq", sequence);
     line.number("time", format_args!("\"{second}.{:06}Z\"", record.time.subsec_micros()));
     match &record.event {
-        Event::ProcessStart { version, identities, rules, beginning } => {
+        Event::ProcessStart { version, identities, rules, beginning, levels } => {
             line.text("type", "process.start");
             line.text("version", version);
             line.number("identities", identities);
             line.number("rules", rules);
             chain_line::beginning(&mut line, beginning);
+            levels_in_force(&mut line, levels);
         }
-        Event::ProcessStop => line.text("type", "process.stop"),
+        Event::ProcessStop { left_out } => {
+            line.text("type", "process.stop");
+            if *left_out > 0 {
+                line.number("left_out", left_out);
+            }
+        }
         Event::ConnectionOpen {
             connection,
             source,
@@ -130,6 +137,17 @@ fn write(sequence: u64, record: &Record, second: &str, bytes: &mut Vec<u8>) {
     }
 }
 
+fn levels_in_force(line: &mut Line<'_>, levels: &LevelsInForce) {
+    if !levels.rules.is_empty() {
+        line.name("levels");
+        line.list(&levels.rules, |line, rule| line.string(rule));
+    }
+    if let Some(hash_key) = &levels.hash_key {
+        line.text("hash_key", hash_key);
+        line.flag("value_hashes", levels.value_hashes);
+    }
+}
+
 fn call_id(line: &mut Line<'_>, call: CallId) {
     line.number("connection", call.connection.0);
     line.number("call", call.call);
@@ -171,15 +189,21 @@ fn decision(line: &mut Line<'_>, event: &DecisionEvent) {
             line.text("detail", detail);
         }
     }
+    if event.touches.level < Level::Request {
+        line.text("level", event.touches.level.name());
+    }
+    if event.touches.one_in > 1 {
+        line.number("one_in", event.touches.one_in);
+    }
     line.name("touches");
-    line.list(&event.touches.0, touch);
+    line.list(&event.touches.touches, touch);
     line.number("request_bytes", event.request_bytes);
 }
 
 fn touch(line: &mut Line<'_>, touch: &RecordedTouch) {
     line.begin_object();
     match touch {
-        RecordedTouch::Key { verb, start, end } => {
+        RecordedTouch::Key { verb, start, end, value } => {
             line.text("verb", verb.name());
             line.key(&KEY, start);
             match end {
@@ -187,26 +211,23 @@ fn touch(line: &mut Line<'_>, touch: &RecordedTouch) {
                 RecordedEnd::Before(end) => line.key(&RANGE_END, end),
                 RecordedEnd::Infinity => line.flag("to_infinity", true),
             }
+            if let Some(value) = value {
+                line.hex("value_hmac", &**value);
+            }
         }
         RecordedTouch::Other(touch) => other_touch(line, touch),
+        RecordedTouch::Verb(verb) => line.text("verb", verb),
     }
     line.close();
 }
 
 fn other_touch(line: &mut Line<'_>, touch: &Touch) {
+    line.text("verb", verb(touch));
     match touch {
+        Touch::Lease { lease, .. } => line.text("lease", &format!("{lease:x}")),
+        Touch::CancelWatch(watch) => line.number("watch", watch),
         // Keys are recorded as copies.
-        Touch::Key { .. } => {}
-        Touch::Store(verb) => line.text("verb", verb.name()),
-        Touch::Lease { usage, lease } => {
-            line.text("verb", usage.name());
-            line.text("lease", &format!("{lease:x}"));
-        }
-        Touch::CancelWatch(watch) => {
-            line.text("verb", "watch.cancel");
-            line.number("watch", watch);
-        }
-        Touch::WatchProgress => line.text("verb", "watch.progress"),
+        Touch::Key { .. } | Touch::Store(_) | Touch::WatchProgress => {}
     }
 }
 
@@ -272,15 +293,25 @@ struct KeyNames {
     hex: &'static str,
     bytes: &'static str,
     sha256: &'static str,
+    parts: &'static str,
+    hmac: &'static str,
 }
 
-const KEY: KeyNames =
-    KeyNames { text: "key", hex: "key_hex", bytes: "key_bytes", sha256: "key_sha256" };
+const KEY: KeyNames = KeyNames {
+    text: "key",
+    hex: "key_hex",
+    bytes: "key_bytes",
+    sha256: "key_sha256",
+    parts: "key_is_cut",
+    hmac: "key_hmac",
+};
 const RANGE_END: KeyNames = KeyNames {
     text: "range_end",
     hex: "range_end_hex",
     bytes: "range_end_bytes",
     sha256: "range_end_sha256",
+    parts: "range_end_is_cut",
+    hmac: "range_end_hmac",
 };
 
 /// A JSON object in the making.
@@ -336,18 +367,31 @@ impl<'a> Line<'a> {
         self.number(name, value);
     }
 
+    fn key(&mut self, names: &KeyNames, key: &RecordedKey) {
+        match key {
+            RecordedKey::Plain { bytes, whole } => {
+                self.key_bytes(names, bytes);
+                if let Some(whole) = whole {
+                    self.number(names.bytes, whole.length);
+                    self.hex(names.sha256, &whole.sha256);
+                }
+            }
+            RecordedKey::Parts(bytes) => {
+                self.key_bytes(names, bytes);
+                self.flag(names.parts, true);
+            }
+            RecordedKey::Hashed(hash) => self.hex(names.hmac, &**hash),
+        }
+    }
+
     /// A key is a text when it is UTF-8 without control characters; otherwise hex under another name,
     /// so that neither can be taken for the other, and a line is never six times as long as its key.
-    fn key(&mut self, names: &KeyNames, key: &RecordedKey) {
-        match std::str::from_utf8(&key.bytes) {
+    fn key_bytes(&mut self, names: &KeyNames, key: &[u8]) {
+        match std::str::from_utf8(key) {
             Ok(text) if !text.contains(|c: char| c.is_ascii_control()) => {
                 self.text(names.text, text);
             }
-            Ok(_) | Err(_) => self.hex(names.hex, &key.bytes),
-        }
-        if let Some(whole) = &key.whole {
-            self.number(names.bytes, whole.length);
-            self.hex(names.sha256, &whole.sha256);
+            Ok(_) | Err(_) => self.hex(names.hex, key),
         }
     }
 
@@ -371,90 +415,4 @@ impl<'a> Line<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use super::super::event::{ConnectionId, RecordedTouches};
-    use super::*;
-    use crate::etcd::{KeyRange, KeyVerb, LeaseUse, StoredKey};
-
-    fn check(event: Event, expected: &str) {
-        let record = Record { time: Duration::new(1_800_000_000, 1_000), event };
-        let mut bytes = Vec::new();
-        let previous = LineHash::of(b"before");
-        let hash = LineWriter::default().write(7, previous, &record, &mut bytes);
-        let line = String::from_utf8(bytes).unwrap();
-        assert_eq!(LineHash::of(line.trim_end().as_bytes()), hash);
-        let _: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let head = "{\"v\":1,\"seq\":7,\"time\":\"2027-01-15T08:00:00.000001Z\",";
-        assert_eq!(line, format!("{head}{expected},\"prev\":\"{previous}\"}}\n"));
-    }
-
-    fn decision_of(verdict: Verdict, touches: &[Touch]) -> Event {
-        Event::Decision(DecisionEvent {
-            call: CallId::new(ConnectionId(3), 9),
-            principal: Some(Arc::from("tenant(cn=acme)")),
-            path: Path::Known("/etcdserverpb.KV/Range"),
-            verdict,
-            touches: RecordedTouches::new(&touches.iter().cloned().collect()),
-            request_bytes: 12,
-        })
-    }
-
-    #[test]
-    fn a_decision_is_one_object() {
-        let touches = [
-            Touch::Key { verb: KeyVerb::Get, range: KeyRange::point(StoredKey::new("/a\\\"x")) },
-            Touch::Key { verb: KeyVerb::List, range: KeyRange::prefix(b"\xff\x01") },
-            Touch::Key { verb: KeyVerb::Delete, range: KeyRange::between(b"a", None).unwrap() },
-            Touch::Lease { usage: LeaseUse::Attach, lease: 0x7f },
-        ];
-        check(
-            decision_of(Verdict::Allow(smallvec::smallvec![Arc::from("r/1 (p.toml:3)")]), &touches),
-            "\"type\":\"decision\",\"connection\":3,\"call\":9,\"principal\":\"tenant(cn=acme)\",\
-             \"rpc\":\"/etcdserverpb.KV/Range\",\"verdict\":\"allow\",\"rules\":[\"r/1 (p.toml:3)\"],\
-             \"touches\":[{\"verb\":\"get\",\"key\":\"/a\\\\\\\"x\"},\
-             {\"verb\":\"list\",\"key_hex\":\"ff01\",\"range_end_hex\":\"ff02\"},\
-             {\"verb\":\"delete\",\"key\":\"a\",\"to_infinity\":true},\
-             {\"verb\":\"lease.attach\",\"lease\":\"7f\"}],\"request_bytes\":12",
-        );
-        let refuse = Verdict::Refuse { reason: "malformed", detail: "twice".to_owned() };
-        check(
-            decision_of(refuse, &[]),
-            "\"type\":\"decision\",\"connection\":3,\"call\":9,\"principal\":\"tenant(cn=acme)\",\
-             \"rpc\":\"/etcdserverpb.KV/Range\",\"verdict\":\"refuse\",\"reason\":\"malformed\",\
-             \"detail\":\"twice\",\"touches\":[],\"request_bytes\":12",
-        );
-    }
-    #[test]
-    fn the_end_of_a_connection_says_why() {
-        let event = Event::ConnectionClose {
-            connection: ConnectionId(3),
-            calls: Some(2),
-            reason: Some("idle"),
-        };
-        check(
-            event,
-            "\"type\":\"connection.close\",\"connection\":3,\"calls\":2,\"reason\":\"idle\"",
-        );
-    }
-    /// The attack: a megabyte of control characters, twice in one record, made a line of many.
-    #[test]
-    fn a_key_of_a_megabyte_is_cut_and_told_by_its_hash() {
-        let key = StoredKey::new(vec![1; 1 << 20]);
-        let touches = [Touch::Key { verb: KeyVerb::Put, range: KeyRange::point(key) }];
-        let cut = "01".repeat(1024);
-        // sha256sum of the same bytes
-        let sha256 = "ee78cd29d3a534713b36e6ff6fa3668c8a8f851a542d5eb2401c25ca4e057d02";
-        check(
-            decision_of(Verdict::Deny { reason: "no_rule", rule: None, touch: 0 }, &touches),
-            &format!(
-                "\"type\":\"decision\",\"connection\":3,\"call\":9,\"principal\":\"tenant(cn=acme)\",\
-                 \"rpc\":\"/etcdserverpb.KV/Range\",\"verdict\":\"deny\",\"reason\":\"no_rule\",\
-                 \"touch\":0,\"touches\":[{{\"verb\":\"put\",\"key_hex\":\"{cut}\",\
-                 \"key_bytes\":1048576,\"key_sha256\":\"{sha256}\"}}],\"request_bytes\":12"
-            ),
-        );
-    }
-}
+mod tests;

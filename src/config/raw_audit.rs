@@ -1,0 +1,68 @@
+//! `[[audit.level]]` and what hashes, as they are written: texts and numbers with their places.
+
+use crate::document::{Located, Location, TableReader};
+
+/// The most rules; each call may ask all of them.
+const RULES_MAX: usize = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct RawLevels {
+    pub(super) rules: Vec<RawLevel>,
+    pub(super) hash_key: Option<Located<String>>,
+    /// `keyed-hash` or nothing.
+    pub(super) values: Option<Located<String>>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawLevel {
+    pub(super) location: Location,
+    pub(super) level: Option<Located<String>>,
+    pub(super) identities: Vec<Located<String>>,
+    pub(super) verbs: Vec<Located<String>>,
+    pub(super) prefixes: Vec<Located<String>>,
+    pub(super) one_in: u64,
+    pub(super) keys: Option<Located<String>>,
+    pub(super) key_parts: u64,
+}
+
+pub(super) fn read_levels(audit: &TableReader<'_>) -> RawLevels {
+    let tables = audit.tables("level");
+    if tables.len() > RULES_MAX {
+        let what = format!("there are {} `audit.level`; at most {RULES_MAX} can be", tables.len());
+        let hint = "one rule may name several identities, verbs and prefixes";
+        audit.problems().error(audit.location(), what, hint);
+    }
+    RawLevels {
+        rules: tables.into_iter().map(read_level).collect(),
+        hash_key: audit.text("hash_key"),
+        values: audit.text("values"),
+    }
+}
+
+fn read_level(table: TableReader<'_>) -> RawLevel {
+    let named = |key| {
+        if table.is_empty_list(key) {
+            let hint = "leave it out to mean all of them";
+            let what = format!("`{}` is empty", table.path(key));
+            table.problems().error(&table.location_of_key(key), what, hint);
+        }
+        table.texts(key)
+    };
+    let level = RawLevel {
+        location: table.location().clone(),
+        level: table.required_text("level", "`none`, `metadata` or `request`"),
+        identities: named("identities"),
+        verbs: named("verbs"),
+        prefixes: named("prefixes"),
+        one_in: table.number("one_in", 1..=1_000_000, 1),
+        keys: table.text("keys"),
+        key_parts: table.number("key_parts", 1..=u64::from(crate::audit::level::PARTS_MAX), 2),
+    };
+    if table.has("key_parts") && level.keys.as_ref().is_none_or(|keys| keys.value != "parts") {
+        let hint = "keys = \"parts\" cuts keys behind so many parts";
+        let what = format!("`{}` counts for nothing", table.path("key_parts"));
+        table.problems().error(&table.location_of_key("key_parts"), what, hint);
+    }
+    table.finish();
+    level
+}

@@ -1,0 +1,46 @@
+//! Mistakes in `[audit]` and below it.
+
+use super::{CONFIG, POLICY, check_config, warn};
+
+fn check(name: &str, more: &str) {
+    let audit = format!("directory = \"audit\"\n{more}");
+    check_config(&format!("audit_{name}"), "directory = \"audit\"", &audit);
+}
+
+#[test]
+fn every_mistake_of_the_audit_log_is_told() {
+    check("no_key", "[audit.checkpoint]\nseconds = 0");
+    check("key_missing", "[audit.checkpoint]\nkey = \"log-key\"");
+    check("key_of_another_kind", "[audit.checkpoint]\nkey = \"pki/tenants-ca.key\"");
+    check("key_in_the_log", "[audit.checkpoint]\nkey = \"audit/key\"\nwitness = \"audit/w\"");
+    check("rotate", "[audit.rotate]\ncompress = \"gzip\"\nbytes = -1\nkeep = 3");
+}
+
+#[test]
+fn every_mistake_of_what_is_recorded_is_told() {
+    check("level_nothing", "[[audit.level]]");
+    check(
+        "level_odd",
+        "hash_key = \"pki/tenants-ca.key\"\nvalues = \"plain\"\n[[audit.level]]\nlevel = \"all\"\n\
+         identities = [\"tenants\"]\nverbs = [\"read\"]\nprefixes = [\"\"]\nkeys = \"hash\"\none_in = 0",
+    );
+    check(
+        "level_sampled_changes",
+        "[[audit.level]]\nlevel = \"metadata\"\nverbs = [\"get\", \"delete\"]\none_in = 10\n\
+         [[audit.level]]\nlevel = \"none\"\none_in = 10\nverbs = []",
+    );
+    check(
+        "level_no_hash_key",
+        "values = \"keyed-hash\"\n[[audit.level]]\nlevel = \"request\"\nkeys = \"keyed-hash\"\nkey_parts = 3",
+    );
+    check("level_hash_key_for_nothing", "hash_key = \"no-such-file\"");
+}
+
+#[test]
+fn what_may_leave_no_record_is_warned_of() {
+    let config = CONFIG.replace(
+        "directory = \"audit\"",
+        "directory = \"audit\"\n[[audit.level]]\nlevel = \"none\"\nprefixes = [\"/tenants/\"]",
+    );
+    warn("audit_level_none_of_changes", &config, &POLICY.replace("\"compact\"", "\"status\""));
+}
