@@ -198,6 +198,33 @@ pub fn checkpoint_statement(
     format!("ringfence audit checkpoint v1\n{chain}\n{epoch}\n{sequence}\n{time}\n{previous}\n")
 }
 
+/// The fields that every line begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'l> {
+    /// Its place in the chain.
+    pub sequence: u64,
+    /// When, as records show it.
+    pub time: &'l str,
+    /// The type of the record.
+    pub kind: &'l str,
+}
+
+/// What every line begins with; `None` when it is no record.
+#[must_use]
+pub fn head(line: &[u8]) -> Option<Head<'_>> {
+    // Only the head: a line may have megabytes, and need not be UTF-8 when it was tampered with.
+    let start = line.get(..line.len().min(256))?;
+    let start = match std::str::from_utf8(start) {
+        Ok(text) => text,
+        Err(error) => std::str::from_utf8(start.get(..error.valid_up_to())?).ok()?,
+    };
+    let rest = start.strip_prefix("{\"v\":1,\"seq\":")?;
+    let (sequence, rest) = rest.split_once(",\"time\":\"")?;
+    let (time, rest) = rest.split_once("\",\"type\":\"")?;
+    let (kind, _) = rest.split_once('"')?;
+    Some(Head { sequence: sequence.parse().ok()?, time, kind })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

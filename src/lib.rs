@@ -22,5 +22,6 @@ pub mod pki;
 pub mod policy;
 pub mod proxy;
 pub mod server;
+pub mod sink;
 pub mod tls;
 pub mod upstream;

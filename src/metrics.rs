@@ -23,6 +23,8 @@ const SYNC_BUCKETS: [f64; 11] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
 
 type Labels = [(&'static str, &'static str); 1];
+/// Names of sinks come from the config, which has a few.
+type SinkLabels = [(&'static str, String); 1];
 type RequestLabels = [(&'static str, &'static str); 2];
 
 /// What became of a call, as a label.
@@ -107,6 +109,9 @@ pub struct Metrics {
     pub audit_gaps: Counter<u64, AtomicU64>,
     /// Requests that rules left out of the log.
     pub audit_left_out: Counter<u64, AtomicU64>,
+    sink_records: Family<SinkLabels, Counter<u64, AtomicU64>>,
+    sink_lost: Family<SinkLabels, Counter<u64, AtomicU64>>,
+    sink_up: Family<SinkLabels, Gauge>,
     logins: Family<Labels, Counter>,
     latency: Histogram,
     audit_sync: Histogram,
@@ -132,6 +137,9 @@ impl Default for Metrics {
             audit_refused: Counter::default(),
             audit_gaps: Counter::default(),
             audit_left_out: Counter::default(),
+            sink_records: Family::default(),
+            sink_lost: Family::default(),
+            sink_up: Family::default(),
             logins: Family::default(),
             latency: Histogram::new(LATENCY_BUCKETS),
             audit_sync: Histogram::new(SYNC_BUCKETS),
@@ -140,6 +148,7 @@ impl Default for Metrics {
         registry.register("requests", "Calls by RPC and verdict", requests);
         metrics.register_connections(&mut registry);
         metrics.register_audit(&mut registry);
+        metrics.register_sinks(&mut registry);
         Self { registry, ..metrics }
     }
 }
@@ -214,6 +223,33 @@ impl Metrics {
             Unit::Seconds,
             self.audit_sync.clone(),
         );
+    }
+
+    fn register_sinks(&self, registry: &mut Registry) {
+        registry.register(
+            "audit_sink_records",
+            "Records that a sink of the audit log has taken",
+            self.sink_records.clone(),
+        );
+        registry.register(
+            "audit_sink_lost",
+            "Records that a sink of the audit log never got",
+            self.sink_lost.clone(),
+        );
+        registry.register(
+            "audit_sink_up",
+            "Whether a sink of the audit log takes records",
+            self.sink_up.clone(),
+        );
+    }
+
+    /// Notes the state of a sink, whose name is from the config.
+    pub fn note_sink(&self, sink: &str, (taken, lost): (u64, u64), is_up: bool) {
+        let labels = || [("sink", sink.to_owned())];
+        let relaxed = std::sync::atomic::Ordering::Relaxed;
+        self.sink_records.get_or_create(&labels()).inner().store(taken, relaxed);
+        self.sink_lost.get_or_create(&labels()).inner().store(lost, relaxed);
+        self.sink_up.get_or_create(&labels()).set(i64::from(is_up));
     }
 
     /// Counts a call; `None` is a path that no RPC has.

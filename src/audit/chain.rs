@@ -1,6 +1,8 @@
 //! What is recorded of the log itself: where a chain begins and after which others, its segments, what
 //! seals it, and what was lost. How chains are told apart and hashed is `crate::chain`'s.
 
+use std::sync::Arc;
+
 use crate::chain::{ChainId, LineHash};
 
 /// How a chain begins.
@@ -108,6 +110,8 @@ pub enum ChainEvent {
         reason: &'static str,
         /// The most that may be gone; absent when none of them need be.
         records: Option<u64>,
+        /// The sink that they are missing at; absent when it is the file.
+        sink: Option<Arc<str>>,
     },
     /// A segment was removed because it was old, or the log too large.
     SegmentRemoved {

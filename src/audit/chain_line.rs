@@ -61,11 +61,14 @@ pub(super) fn chain_event(line: &mut Line<'_>, event: &ChainEvent) {
                 line.text("torn_sha256", &torn.to_string());
             }
         }
-        ChainEvent::Gap { reason, records } => {
+        ChainEvent::Gap { reason, records, sink } => {
             line.text("type", "audit.gap");
             line.text("reason", reason);
             if let Some(records) = records {
                 line.number("records_at_most", records);
+            }
+            if let Some(sink) = sink {
+                line.text("sink", sink);
             }
         }
         ChainEvent::SegmentRemoved { chain, segment, sequence, hash } => {

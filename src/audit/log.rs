@@ -14,6 +14,7 @@ use super::folder::{Segments, Standing};
 use super::line::LineWriter;
 use super::room::Place;
 use super::seal::Sealer;
+use super::shipping::Shipping;
 use super::tidy::Tidy;
 use super::witness::Witness;
 use super::writer::{Shared, millis};
@@ -37,6 +38,7 @@ pub(super) struct Opened<S: Segments> {
     pub(super) beginning: Arc<Beginning>,
     pub(super) sealer: Option<Sealer>,
     pub(super) witness: Option<Witness>,
+    pub(super) shipping: Shipping,
     pub(super) rotate: RotateAt,
     /// Compresses and removes closed files; none in tests that have no files.
     pub(super) tidy: Option<Tidy>,
@@ -60,6 +62,7 @@ pub(super) struct Log<'a, S: Segments, O> {
     has_stopped: bool,
     sealed: Instant,
     witness: Option<Witness>,
+    shipping: Shipping,
     /// Who is connected, to be said again in the next file.
     connections: HashMap<ConnectionId, Record>,
     rotate: RotateAt,
@@ -100,6 +103,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             has_stopped: false,
             sealed: Instant::now(),
             witness: opened.witness,
+            shipping: opened.shipping,
             connections: HashMap::new(),
             rotate: opened.rotate,
             segment: Segment::new(),
@@ -149,6 +153,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         let pending = self.file.pending();
         let start = pending.len();
         self.previous = self.lines.write(self.sequence, self.previous, record, pending);
+        self.shipping.take(pending.get(start..).unwrap_or_default());
         start
     }
 
@@ -161,8 +166,10 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
 
     /// Has a line written to the second place, too, once this one has it.
     fn witness_line(&mut self, start: usize) {
+        let line = self.file.pending().get(start..).unwrap_or_default();
+        self.shipping.take_checkpoint(line);
         if let Some(witness) = &mut self.witness {
-            witness.push(self.file.pending().get(start..).unwrap_or_default());
+            witness.push(line);
         }
     }
 
@@ -210,6 +217,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             // After a failed sync the flush writes everything anew.
             let result = self.file.flush().and_then(|()| if sync { self.sync() } else { Ok(()) });
             self.shared.busy_since.store(0, Ordering::Relaxed);
+            let result = result.and_then(|()| self.shipping.deliver());
             self.shared.note(&result);
             if result.is_ok() {
                 break;
@@ -247,9 +255,20 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         result
     }
 
+    /// Records what sinks have lost, at most once a second for each.
+    fn record_what_sinks_lost(&mut self) {
+        for (sink, lost) in self.shipping.take_lost() {
+            let (reason, records) = ("sink_behind", Some(lost));
+            self.append_own(ChainEvent::Gap { reason, records, sink: Some(sink) });
+        }
+    }
+
     /// Begins a new file when this one is large or old enough, when one is asked for, and when something
     /// was done to it.
     pub(super) fn look_after_files(&mut self, places: &mut Vec<Place>) -> std::io::Result<()> {
+        if !self.has_stopped {
+            self.record_what_sinks_lost();
+        }
         let asked = self.shared.rotation_asked.swap(false, Ordering::Relaxed);
         let disk = self.file.disk();
         let is_deleted = disk.links().is_ok_and(|links| links == 0);
@@ -312,7 +331,8 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         if let Some(reason) = gap {
             tracing::error!(reason, "something was done to the file of the audit log");
             self.shared.gaps.fetch_add(1, Ordering::Relaxed);
-            self.append_own(ChainEvent::Gap { reason, records: Some(before.records) });
+            let records = Some(before.records);
+            self.append_own(ChainEvent::Gap { reason, records, sink: None });
         }
         self.say_connections_again();
         self.keep(true, false, places)?;
@@ -347,6 +367,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         if let Some(witness) = self.witness {
             witness.end();
         }
+        self.shipping.end();
         self.shared.end_reservation();
     }
 }

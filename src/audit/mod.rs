@@ -18,6 +18,7 @@ pub mod recorder;
 mod reservation;
 mod room;
 mod seal;
+mod shipping;
 #[cfg(test)]
 mod tests;
 mod tidy;
@@ -35,6 +36,8 @@ pub use seal::{LongTermKey, SealEvery};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::sink;
 
 /// Where and how records are kept.
 #[derive(Clone, Debug)]
@@ -55,6 +58,8 @@ pub struct Config {
     pub retention: Retention,
     /// Which requests are recorded, and how much of them.
     pub levels: Arc<Levels>,
+    /// Where else lines go.
+    pub sinks: Vec<sink::Config>,
 }
 
 /// Signed checkpoints.

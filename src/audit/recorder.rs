@@ -28,6 +28,7 @@ use super::tidy::Tidy;
 use super::writer::Shared;
 use super::{Config, Mode};
 use crate::clock;
+use crate::sink::SinkHandle;
 
 /// What an outcome takes of the room.
 const OUTCOME_UNITS: usize = 2;
@@ -46,6 +47,7 @@ pub struct Recorder {
     refusals: Arc<QueueShare>,
     beginning: Arc<Beginning>,
     levels: Arc<Levels>,
+    sinks: Arc<[SinkHandle]>,
 }
 
 /// Hands records over from one core; its calls wait for the disk together.
@@ -109,6 +111,7 @@ impl Recorder {
         observe_sync: impl Fn(Duration) + Send + 'static,
     ) -> Result<(Self, Writer), FileError> {
         let (path, beginning) = (opened.path.clone(), Arc::clone(&opened.beginning));
+        let sinks = opened.shipping.handles();
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
@@ -125,6 +128,7 @@ impl Recorder {
             refusals: Arc::new(QueueShare::new(REFUSALS_BYTES)),
             beginning,
             levels: Arc::clone(&config.levels),
+            sinks,
         };
         Ok((recorder, Writer { shared, thread, path }))
     }
@@ -186,6 +190,12 @@ impl Recorder {
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.shared.left_out.load(Ordering::Relaxed)
+    }
+
+    /// Where else lines go.
+    #[must_use]
+    pub fn sinks(&self) -> &[SinkHandle] {
+        &self.sinks
     }
 
     /// How often a file of the log was found deleted, shortened or replaced.

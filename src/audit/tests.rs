@@ -68,6 +68,7 @@ fn run<F: Future<Output = ()> + 'static>(
             rotate: RotateAt::default(),
             retention: Retention::default(),
             levels: Arc::default(),
+            sinks: Vec::new(),
         };
         let shared = Arc::new(Shared::new(&config, None));
         let opened = Opened {
@@ -82,6 +83,7 @@ fn run<F: Future<Output = ()> + 'static>(
             }),
             sealer: None,
             witness: None,
+            shipping: shipping::Shipping::default(),
             rotate: config.rotate,
             tidy: None,
         };

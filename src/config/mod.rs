@@ -5,6 +5,7 @@
 
 mod audit;
 mod audit_levels;
+mod audit_sinks;
 mod files;
 mod lease_keys;
 mod raw;

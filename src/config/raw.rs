@@ -1,6 +1,6 @@
 //! The file as it is written: texts and numbers with their places, nothing opened or resolved.
 
-use super::raw_audit::{RawLevels, read_levels};
+use super::raw_audit::{RawLevels, RawSink, read_levels, read_sinks};
 use crate::audit::Mode;
 use crate::document::{Located, TableReader};
 
@@ -55,6 +55,7 @@ pub(super) struct RawAudit {
     pub(super) checkpoint: Option<RawCheckpoint>,
     pub(super) rotate: RawRotate,
     pub(super) levels: RawLevels,
+    pub(super) sinks: Vec<RawSink>,
 }
 
 #[derive(Debug)]
@@ -216,6 +217,7 @@ fn read_audit(table: TableReader<'_>) -> RawAudit {
         checkpoint: table.table("checkpoint").map(read_checkpoint),
         rotate: table.table("rotate").map_or_else(RawRotate::default, read_rotate),
         levels: read_levels(&table),
+        sinks: read_sinks(&table),
     };
     table.finish();
     audit
@@ -285,6 +287,7 @@ impl Default for RawAudit {
             checkpoint: None,
             rotate: RawRotate::default(),
             levels: RawLevels::default(),
+            sinks: Vec::new(),
         }
     }
 }

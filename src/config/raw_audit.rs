@@ -1,4 +1,4 @@
-//! `[[audit.level]]` and what hashes, as they are written: texts and numbers with their places.
+//! `[[audit.level]]`, what hashes, and `[[audit.sink]]`, as they are written: texts and numbers with their places.
 
 use crate::document::{Located, Location, TableReader};
 
@@ -65,4 +65,53 @@ fn read_level(table: TableReader<'_>) -> RawLevel {
     }
     table.finish();
     level
+}
+
+/// The most sinks: each has a thread, and a label in metrics.
+const SINKS_MAX: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct RawSink {
+    pub(super) location: Location,
+    pub(super) name: Option<Located<String>>,
+    pub(super) to: Option<Located<String>>,
+    pub(super) required: Option<Located<String>>,
+    pub(super) lines: Option<Located<String>>,
+    pub(super) facility: Option<Located<String>>,
+    pub(super) authorization: Option<Located<String>>,
+    pub(super) ca: Option<Located<String>>,
+    pub(super) certificate: Option<Located<String>>,
+    pub(super) key: Option<Located<String>>,
+    pub(super) deadline_seconds: u64,
+    pub(super) queue_bytes: u64,
+}
+
+pub(super) fn read_sinks(audit: &TableReader<'_>) -> Vec<RawSink> {
+    let tables = audit.tables("sink");
+    if tables.len() > SINKS_MAX {
+        let what = format!("there are {} `audit.sink`; at most {SINKS_MAX} can be", tables.len());
+        audit.problems().error(audit.location(), what, "a collector can pass records on");
+    }
+    tables.into_iter().map(read_sink).collect()
+}
+
+fn read_sink(table: TableReader<'_>) -> RawSink {
+    let forms = "stdout, syslog+unix:///dev/log, syslog+tcp://HOST:PORT, syslog+tls://HOST:PORT, \
+        otlp+https://HOST:PORT/v1/logs";
+    let sink = RawSink {
+        location: table.location().clone(),
+        name: table.required_text("name", "a short name, for metrics and records"),
+        to: table.required_text("to", forms),
+        required: table.text("required"),
+        lines: table.text("lines"),
+        facility: table.text("facility"),
+        authorization: table.text("authorization"),
+        ca: table.text("ca"),
+        certificate: table.text("certificate"),
+        key: table.text("key"),
+        deadline_seconds: table.number("deadline_seconds", 1..=60, 5),
+        queue_bytes: table.number("queue_bytes", 65_536..=1 << 30, 8 << 20),
+    };
+    table.finish();
+    sink
 }

@@ -143,7 +143,7 @@ impl Loader<'_> {
         address
     }
 
-    fn key_pair(
+    pub(super) fn key_pair(
         &self,
         certificate: Option<&Located<String>>,
         key: Option<&Located<String>>,

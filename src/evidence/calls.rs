@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::keys::Keys;
 use super::kubernetes::Objects;
-use super::record::{Record, head, printable};
+use super::record::{Record, printable};
 use super::segments::{LineError, Segment};
-use crate::chain::ChainId;
+use crate::chain::{ChainId, head};
 
 /// Open calls that are remembered.
 const CALLS_MAX: usize = 200_000;

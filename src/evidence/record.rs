@@ -7,28 +7,6 @@ use serde::Deserialize;
 use super::keys::{Keys, KeysEnd};
 use crate::chain::{from_hex, to_hex};
 
-/// The fields that every line begins with.
-pub(super) struct Head<'l> {
-    pub(super) sequence: u64,
-    pub(super) time: &'l str,
-    pub(super) kind: &'l str,
-}
-
-/// What every line begins with; `None` when it is no record.
-pub(super) fn head(line: &[u8]) -> Option<Head<'_>> {
-    // Only the head: a line may have megabytes, and need not be UTF-8 when it was tampered with.
-    let start = line.get(..line.len().min(256))?;
-    let start = match std::str::from_utf8(start) {
-        Ok(text) => text,
-        Err(error) => std::str::from_utf8(start.get(..error.valid_up_to())?).ok()?,
-    };
-    let rest = start.strip_prefix("{\"v\":1,\"seq\":")?;
-    let (sequence, rest) = rest.split_once(",\"time\":\"")?;
-    let (time, rest) = rest.split_once("\",\"type\":\"")?;
-    let (kind, _) = rest.split_once('"')?;
-    Some(Head { sequence: sequence.parse().ok()?, time, kind })
-}
-
 /// The fields of a record about a call or a connection; which of them it has depends on its type.
 #[derive(Debug, Deserialize)]
 pub struct Record<'l> {

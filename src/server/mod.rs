@@ -223,5 +223,8 @@ fn tick(recorder: &Recorder, metrics: &Metrics, refusals: &Mutex<RefusalFold>) {
     metrics.audit_gaps.inner().store(recorder.gaps(), std::sync::atomic::Ordering::Relaxed);
     metrics.audit_left_out.inner().store(recorder.left_out(), std::sync::atomic::Ordering::Relaxed);
     metrics.audit_refused.inner().store(recorder.refused(), std::sync::atomic::Ordering::Relaxed);
+    for sink in recorder.sinks() {
+        metrics.note_sink(sink.name(), sink.counts(), sink.failure().is_none());
+    }
     recorder.flush_refusals(refusals);
 }

@@ -44,3 +44,31 @@ fn what_may_leave_no_record_is_warned_of() {
     );
     warn("audit_level_none_of_changes", &config, &POLICY.replace("\"compact\"", "\"status\""));
 }
+
+#[test]
+fn every_mistake_of_a_sink_is_told() {
+    check("sink_nothing", "[[audit.sink]]");
+    check(
+        "sink_odd",
+        "[[audit.sink]]\nname = \"SIEM\"\nto = \"kafka://x\"\nrequired = \"maybe\"\nlines = \"some\"\n\
+         facility = \"kern\"\nauthorization = \"no-such-file\"\nca = \"policy.toml\"\nkey = \"k\"\n\
+         deadline_seconds = 0\nqueue_bytes = 1",
+    );
+    check(
+        "sink_settings_of_others",
+        "[[audit.sink]]\nname = \"a\"\nto = \"stdout\"\nfacility = \"auth\"\nca = \"pki/tenants-ca.crt\"\n\
+         [[audit.sink]]\nname = \"a\"\nto = \"stdout\"\n\
+         [[audit.sink]]\nname = \"b\"\nto = \"syslog+unix:///dev/log\"\nrequired = \"yes\"\n\
+         [[audit.sink]]\nname = \"c\"\nto = \"syslog+tls://siem:6514\"\n\
+         [[audit.sink]]\nname = \"d\"\nto = \"syslog+tcp://siem\"\n\
+         [[audit.sink]]\nname = \"e\"\nto = \"otlp+https://siem:4318\"",
+    );
+}
+
+#[test]
+fn records_in_plain_text_across_a_network_are_warned_of() {
+    let sink =
+        "directory = \"audit\"\n[[audit.sink]]\nname = \"a\"\nto = \"syslog+tcp://siem:514\"";
+    let config = CONFIG.replace("directory = \"audit\"", sink);
+    warn("audit_sink_plain_text", &config, &POLICY.replace("\"compact\"", "\"status\""));
+}

@@ -17,6 +17,7 @@ mod audit;
 mod audit_blocking;
 mod audit_flood;
 mod audit_levels;
+mod audit_sinks;
 mod endings;
 mod every_rpc;
 mod followers;

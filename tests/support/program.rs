@@ -153,11 +153,12 @@ files = ["policy.toml"]
         );
         fs::write(folder.path().join("ringfence.toml"), config).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
+        let stdout = fs::File::create(folder.path().join("stdout")).unwrap();
         let mut child = command
             .args(["serve", "--config"])
             .arg(folder.path().join("ringfence.toml"))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(stdout)
             .stderr(log)
             .spawn()
             .unwrap();
@@ -194,6 +195,11 @@ files = ["policy.toml"]
     /// What it logged, at the most talkative level.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// What it wrote to standard output.
+    pub fn stdout(&self) -> String {
+        fs::read_to_string(self.folder.path().join("stdout")).unwrap()
     }
 
     pub fn metrics(&self) -> String {

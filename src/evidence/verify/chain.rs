@@ -9,8 +9,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::keys::{ProcessKey, PublicKey};
 use super::{Finding, Place, Report, What};
-use crate::chain::{ChainId, LineHash};
-use crate::evidence::record::{Head, head};
+use crate::chain::{ChainId, Head, LineHash, head};
 use crate::evidence::segments::{Line, LineError, Lines, Segment};
 
 /// Records are stamped by many threads; one may overtake another by so much and it is no finding.

@@ -1,0 +1,34 @@
+//! Standard output, one line a record, as the file has them. Nothing else of `serve` goes there.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::queue::Batch;
+
+/// A write to a pipe that nobody reads cannot be given up: it is waited for again.
+#[derive(Debug, Default)]
+pub(super) struct Stdout {
+    writing: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Stdout {
+    pub(super) async fn send(&mut self, batches: &[Arc<Batch>]) -> Result<u64, String> {
+        let writing = self.writing.get_or_insert_with(|| {
+            let batches: Vec<Arc<Batch>> = batches.to_vec();
+            tokio::task::spawn_blocking(move || {
+                let mut stdout = std::io::stdout().lock();
+                batches.iter().try_for_each(|batch| stdout.write_all(&batch.lines))?;
+                stdout.flush()
+            })
+        });
+        let written = writing.await;
+        self.writing = None;
+        match written {
+            Ok(Ok(())) => Ok(0),
+            Ok(Err(error)) => Err(format!("standard output: {error}")),
+            Err(_) => Err("standard output: the write ended early".to_owned()),
+        }
+    }
+}

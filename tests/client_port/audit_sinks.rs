@@ -1,0 +1,266 @@
+//! Sinks get every line of the log, byte for byte; a required one is waited for, and what another loses is recorded.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Mutex};
+
+use ringfence::etcd::pb::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::support::{Etcd, PATIENCE, Pki, RawClient, Ringfence, Settings, http_get, wait_for};
+
+const PUT: &str = "/etcdserverpb.KV/Put";
+
+/// What a collector was told, as lines.
+type Told = Arc<Mutex<Vec<String>>>;
+
+fn told(told: &Told) -> Vec<String> {
+    told.lock().unwrap().clone()
+}
+
+/// Reads messages with octet counting until the other side ends.
+fn read_syslog(stream: impl std::io::Read, told: &Told) {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut length = Vec::new();
+        if stream.read_until(b' ', &mut length).unwrap_or(0) == 0 {
+            return;
+        }
+        let length: usize = std::str::from_utf8(&length).unwrap().trim_end().parse().unwrap();
+        let mut message = vec![0; length];
+        if stream.read_exact(&mut message).is_err() {
+            return;
+        }
+        told.lock().unwrap().push(String::from_utf8(message).unwrap());
+    }
+}
+
+/// The lines in syslog messages, whose heads are of RFC 5424.
+fn lines_of_syslog(messages: &[String]) -> Vec<String> {
+    let line = |message: &String| {
+        let (head, line) = message.split_once(" - ").unwrap();
+        let kind = line.split("\"type\":\"").nth(1).unwrap().split('"').next().unwrap();
+        let time = line.split("\"time\":\"").nth(1).unwrap().split('"').next().unwrap();
+        let fields: Vec<&str> = head.split(' ').collect();
+        assert!(matches!(fields[0], "<86>1" | "<84>1" | "<83>1"), "{head}");
+        assert_eq!((fields[1], fields[3], fields[5], fields.len()), (time, "ringfence", kind, 6));
+        line.to_owned()
+    };
+    messages.iter().map(line).collect()
+}
+
+/// Takes connections one after the other, with what a thread does to each.
+fn listen(take: impl Fn(TcpStream) + Send + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            take(stream.unwrap());
+        }
+    });
+    port
+}
+
+fn tls_server(pki: &Pki) -> Arc<ServerConfig> {
+    let chain = CertificateDer::from_pem_slice(&pki.pem("etcd-server.crt")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&pki.pem("etcd-server.key")).unwrap();
+    let config = ServerConfig::builder_with_provider(ringfence::tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![chain], key);
+    Arc::new(config.unwrap())
+}
+
+/// A collector of OTLP: the first answer is 503, as of one that is busy.
+fn otlp_collector(bodies: &Told) -> u16 {
+    let (bodies, first) = (Arc::clone(bodies), Mutex::new(true));
+    listen(move |stream| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        loop {
+            let (mut head, mut length) = (String::new(), 0);
+            while !head.ends_with("\r\n\r\n") {
+                if reader.read_line(&mut head).unwrap_or(0) == 0 {
+                    return;
+                }
+            }
+            for line in head.lines().filter_map(|line| line.strip_prefix("content-length: ")) {
+                length = line.parse().unwrap();
+            }
+            assert!(head.starts_with("POST /v1/logs HTTP/1.1\r\n"), "{head}");
+            assert!(head.contains("authorization: Bearer t0ken\r\n"), "{head}");
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let is_first = std::mem::take(&mut *first.lock().unwrap());
+            let status = if is_first { "503 Busy" } else { "200 OK" };
+            if !is_first {
+                bodies.lock().unwrap().push(String::from_utf8(body).unwrap());
+            }
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}");
+            (&stream).write_all(answer.as_bytes()).unwrap();
+        }
+    })
+}
+
+fn lines_of_otlp(bodies: &[String]) -> Vec<String> {
+    let body = |text: &String| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let bodies = bodies.iter().map(body);
+    let records = bodies.flat_map(|body| {
+        let records = body.pointer("/resourceLogs/0/scopeLogs/0/logRecords").unwrap();
+        records.as_array().unwrap().clone()
+    });
+    let line =
+        |record: serde_json::Value| record["body"]["stringValue"].as_str().unwrap().to_owned();
+    records.map(line).collect()
+}
+
+async fn put(client: &RawClient, key: &str) -> Option<u16> {
+    let request =
+        PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() };
+    client.unary(PUT, &request).await.grpc_status
+}
+
+/// All kinds at once, beside the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_sink_gets_every_line_in_its_order() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let folder = tempfile::tempdir().unwrap();
+    let [tcp, tls, unix, otlp]: [Told; 4] = std::array::from_fn(|_| Told::default());
+    let for_tcp = Arc::clone(&tcp);
+    let tcp_port = listen(move |stream| read_syslog(stream, &for_tcp));
+    let (for_tls, server) = (Arc::clone(&tls), tls_server(&pki));
+    let tls_port = listen(move |stream| {
+        let session = ServerConnection::new(Arc::clone(&server)).unwrap();
+        read_syslog(StreamOwned::new(session, stream), &for_tls);
+    });
+    let socket = folder.path().join("log");
+    let (for_unix, datagrams) = (Arc::clone(&unix), UnixDatagram::bind(&socket).unwrap());
+    std::thread::spawn(move || {
+        let mut message = vec![0; 1 << 20];
+        while let Ok(length) = datagrams.recv(&mut message) {
+            let message = String::from_utf8(message[..length].to_vec()).unwrap();
+            for_unix.lock().unwrap().push(message);
+        }
+    });
+    let otlp_port = otlp_collector(&otlp);
+    let token = folder.path().join("token");
+    std::fs::write(&token, "Bearer t0ken\n").unwrap();
+    let audit = format!(
+        "[[audit.sink]]\nname = \"out\"\nto = \"stdout\"\n\
+         [[audit.sink]]\nname = \"tcp\"\nto = \"syslog+tcp://127.0.0.1:{tcp_port}\"\nrequired = \"yes\"\n\
+         [[audit.sink]]\nname = \"tls\"\nto = \"syslog+tls://localhost:{tls_port}\"\nca = {:?}\n\
+         [[audit.sink]]\nname = \"unix\"\nto = \"syslog+unix://{}\"\n\
+         [[audit.sink]]\nname = \"otlp\"\nto = \"otlp+http://127.0.0.1:{otlp_port}/v1/logs\"\n\
+         authorization = {:?}\n",
+        pki.path("kubernetes-ca.crt"),
+        socket.display(),
+        token
+    );
+    let settings = Settings { audit: &audit, ..Settings::default() };
+    let mut ringfence = Ringfence::start_as(&pki, &etcd.endpoint(), &settings);
+    let client = RawClient::connect(&pki, "acme", ringfence.port).await;
+    for number in 0..300 {
+        assert_eq!(put(&client, &format!("/tenants/acme/{number}")).await, Some(0));
+    }
+    assert_eq!(put(&client, "/tenants/globex/x").await, Some(7));
+    tokio::task::block_in_place(|| assert_eq!(ringfence.stop().code(), Some(0)));
+    let log = ringfence.audit_text();
+    let lines: Vec<&str> = log.lines().collect();
+    assert!(lines.len() > 600);
+    assert_eq!(ringfence.stdout(), log);
+    for (name, found) in [
+        ("tcp", lines_of_syslog(&told(&tcp))),
+        ("tls", lines_of_syslog(&told(&tls))),
+        ("unix", lines_of_syslog(&told(&unix))),
+        ("otlp", lines_of_otlp(&told(&otlp))),
+    ] {
+        assert_eq!(found.len(), lines.len(), "{name}");
+        assert!(found.iter().zip(&lines).all(|(found, line)| found == line), "{name}");
+    }
+}
+
+/// The attack: the collector is stopped, so that nobody sees what is done next. With a required sink nothing is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_forwarded_while_a_required_sink_is_silent() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let told = Told::default();
+    // It takes connections and never shakes hands, until it is let.
+    let (let_go, may_go) = std::sync::mpsc::channel::<()>();
+    let (may_go, server) = (Mutex::new(may_go), tls_server(&pki));
+    let for_thread = Arc::clone(&told);
+    let port = listen(move |stream| {
+        let Ok(gate) = may_go.try_lock() else { return };
+        if gate.recv().is_err() {
+            return;
+        }
+        let session = ServerConnection::new(Arc::clone(&server)).unwrap();
+        read_syslog(StreamOwned::new(session, stream), &for_thread);
+    });
+    let audit = format!(
+        "wait_seconds = 1\n[[audit.sink]]\nname = \"siem\"\nto = \"syslog+tls://localhost:{port}\"\n\
+         required = \"yes\"\ndeadline_seconds = 1\nca = {:?}\n",
+        pki.path("kubernetes-ca.crt")
+    );
+    let settings = Settings { audit: &audit, ..Settings::default() };
+    let mut ringfence = Ringfence::start_as(&pki, &etcd.endpoint(), &settings);
+    let client = RawClient::connect(&pki, "acme", ringfence.port).await;
+    assert_eq!(put(&client, "/tenants/acme/unseen").await, Some(14));
+    let ready = || http_get(ringfence.admin_port, "/readyz").unwrap();
+    tokio::task::block_in_place(|| {
+        wait_for("a reason", || {
+            let (status, why) = ready();
+            status == 503 && why.contains("the sink `siem` takes no records")
+        });
+    });
+    assert!(ringfence.metrics().contains("ringfence_audit_sink_up{sink=\"siem\"}"));
+    let past = RawClient::connect_plain(etcd.port()).await;
+    let request = RangeRequest { key: "/tenants/acme/unseen".into(), ..Default::default() };
+    let reply = past.unary("/etcdserverpb.KV/Range", &request).await;
+    let found = reply.message::<RangeResponse>();
+    assert_eq!(found.count, 0, "nothing reached etcd");
+    // Those that gave up meanwhile are let go, and then one that lasts.
+    for _ in 0..1000 {
+        let_go.send(()).unwrap();
+    }
+    tokio::task::block_in_place(|| wait_for("service", || ready().0 == 200));
+    assert_eq!(put(&client, "/tenants/acme/seen").await, Some(0));
+    tokio::task::block_in_place(|| assert_eq!(ringfence.stop().code(), Some(0)));
+    let log = ringfence.audit_text();
+    let found = lines_of_syslog(&told.lock().unwrap());
+    assert_eq!(found, log.lines().collect::<Vec<_>>());
+    assert!(log.contains("\"fault\":\"audit_unavailable\""));
+}
+
+/// What an optional sink has no room for is counted in the log, and calls go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_optional_sink_loses_is_recorded_and_stops_nobody() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let audit =
+        "[[audit.sink]]\nname = \"gone\"\nto = \"syslog+tcp://127.0.0.1:1\"\nqueue_bytes = 65536\n";
+    let settings = Settings { audit, ..Settings::default() };
+    let mut ringfence = Ringfence::start_as(&pki, &etcd.endpoint(), &settings);
+    let client = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let key = format!("/tenants/acme/{}", "k".repeat(900));
+    for number in 0..150 {
+        assert_eq!(put(&client, &format!("{key}{number}")).await, Some(0));
+    }
+    let started = std::time::Instant::now();
+    while !ringfence.audit_text().contains("\"sink_behind\"") {
+        assert!(started.elapsed() < PATIENCE, "no gap is recorded");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    tokio::task::block_in_place(|| {
+        assert_eq!(http_get(ringfence.admin_port, "/readyz").unwrap().0, 200);
+        assert_eq!(ringfence.stop().code(), Some(0));
+    });
+    let records = ringfence.records();
+    let gaps: Vec<_> = records.iter().filter(|record| record["type"] == "audit.gap").collect();
+    assert!(gaps.iter().all(|gap| gap["sink"] == "gone" && gap["reason"] == "sink_behind"));
+    assert!(gaps[0]["records_at_most"].as_u64().unwrap() > 10);
+}
