@@ -25,6 +25,9 @@ use crate::tls::Connector;
 /// The most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
+/// The most bytes of lines in one request, but for one line that is longer.
+const REQUEST_BYTES_MAX: usize = 128 * 1024;
+
 /// Where a collector listens.
 #[derive(Clone, Debug)]
 pub struct OtlpConfig {
@@ -55,8 +58,16 @@ impl Otlp {
     }
 
     pub(super) async fn send(&mut self, batches: &[Arc<Batch>]) -> Result<u64, String> {
-        let records = lines_of(batches).count() as u64;
-        let body = Bytes::from(export(&self.host, lines_of(batches)).to_string());
+        let mut refused = 0;
+        for lines in in_requests(lines_of(batches)) {
+            refused += self.post(&lines).await?;
+        }
+        Ok(refused)
+    }
+
+    async fn post(&mut self, lines: &[&[u8]]) -> Result<u64, String> {
+        let records = lines.len() as u64;
+        let body = Bytes::from(export(&self.host, lines.iter().copied()).to_string());
         let mut kept = self.sender.take();
         // The collector may have closed it meanwhile.
         if let Some(sender) = &mut kept
@@ -122,6 +133,23 @@ impl Otlp {
         let scheme = if self.config.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}{}: {why}", self.config.authority, self.config.path)
     }
+}
+
+/// Lines by request. One that a collector finds too large must take few others with it: a tenant whose requests
+/// have many long keys would choose what is not seen.
+fn in_requests<'l>(lines: impl Iterator<Item = &'l [u8]>) -> Vec<Vec<&'l [u8]>> {
+    let (mut requests, mut bytes) = (Vec::new(), REQUEST_BYTES_MAX);
+    for line in lines {
+        if bytes + line.len() > REQUEST_BYTES_MAX {
+            requests.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += line.len();
+        if let Some(request) = requests.last_mut() {
+            request.push(line);
+        }
+    }
+    requests
 }
 
 async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>
@@ -202,6 +230,20 @@ mod tests {
         );
         let service = exported.pointer("/resourceLogs/0/resource/attributes/0/value/stringValue");
         assert_eq!(service.unwrap(), "ringfence");
+    }
+
+    #[test]
+    fn a_long_line_goes_alone() {
+        let (long, short) = (vec![b'l'; 2 * REQUEST_BYTES_MAX], vec![b's'; REQUEST_BYTES_MAX / 3]);
+        let check = |lines: &[&[u8]], expected: &[usize]| {
+            let requests = in_requests(lines.iter().copied());
+            assert_eq!(requests.iter().map(Vec::len).collect::<Vec<_>>(), expected);
+            assert_eq!(requests.concat(), lines);
+        };
+        check(&[], &[]);
+        check(&[&short, &short, &short, &short], &[3, 1]);
+        check(&[&short, &long, &short], &[1, 1, 1]);
+        check(&[&long], &[1]);
     }
 
     #[test]
