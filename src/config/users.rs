@@ -1,5 +1,5 @@
 //! Opens what policies name for the way to etcd: files of passwords, one for each user. All are read at
-//! the start; what a certificate says can only choose among those that were found then.
+//! the start; what a certificate says can only choose among those that were found then for its identity.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -16,13 +16,14 @@ use crate::upstream::{Logins, Secret};
 const PASSWORD_BYTES_MAX: usize = 1024;
 /// The most users.
 const USERS_MAX: usize = 10_000;
-/// Permission bits of those who are neither the owner nor of its group.
-const OTHERS_READ: u32 = 0o004;
+/// Permission bits that a secret does without: a group may read it, as in a mounted Secret of Kubernetes.
+const OTHERS: u32 = 0o027;
 
-/// Reads the passwords of all users.
+/// Reads the passwords of all users, those of each identity apart.
 pub(super) fn load(source: &PolicySource, problems: &Problems) -> Logins {
-    let mut users = Users { passwords: HashMap::new(), problems };
+    let mut users = Users { by_identity: Vec::new(), problems };
     for files in source.password_files() {
+        users.by_identity.push(HashMap::new());
         match files {
             PasswordFiles::One { user, file } => {
                 users.add(user.clone(), &beside(&file.location, &file.value), &file.location);
@@ -32,13 +33,13 @@ pub(super) fn load(source: &PolicySource, problems: &Problems) -> Logins {
             }
         }
     }
-    if users.passwords.len() > USERS_MAX
+    if users.count() > USERS_MAX
         && let Some(first) = source.password_files().next()
     {
         let what = format!("more than {USERS_MAX} users of etcd have a password here");
         problems.error(first.location(), what, "let several tenants share one user");
     }
-    Logins::new(users.passwords)
+    Logins::new(users.by_identity)
 }
 
 /// A path as a policy means it: relative to the folder that the policy lies in.
@@ -47,11 +48,16 @@ pub(super) fn beside(location: &Location, path: &str) -> PathBuf {
 }
 
 struct Users<'a> {
-    passwords: HashMap<String, Secret>,
+    /// In the order of the policy.
+    by_identity: Vec<HashMap<String, Secret>>,
     problems: &'a Problems,
 }
 
 impl Users<'_> {
+    fn count(&self) -> usize {
+        self.by_identity.iter().map(HashMap::len).sum()
+    }
+
     fn add(&mut self, user: String, path: &Path, location: &Location) {
         let password = match read(path) {
             Ok(password) => password,
@@ -61,15 +67,21 @@ impl Users<'_> {
             }
         };
         let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode());
-        if mode.is_ok_and(|mode| mode & OTHERS_READ != 0) {
-            let what = format!("the password file `{}` can be read by everybody", path.display());
-            self.problems.warning(location, what, "chmod o-r");
+        if mode.is_ok_and(|mode| mode & OTHERS != 0) {
+            let what = format!(
+                "the password file `{}` can be read by everybody, or written by others",
+                path.display()
+            );
+            self.problems.warning(location, what, "chmod g-w,o-rwx");
         }
-        if self.passwords.get(&user).is_some_and(|known| *known != password) {
+        let mut known = self.by_identity.iter().filter_map(|users| users.get(&user));
+        if known.any(|known| *known != password) {
             let what = format!("the user `{user}` of etcd has two passwords");
             self.problems.error(location, what, "name the same file wherever it is named");
         }
-        self.passwords.insert(user, password);
+        if let Some(users) = self.by_identity.last_mut() {
+            users.insert(user, password);
+        }
     }
 
     /// As many users as there are files whose names fit.
@@ -91,9 +103,11 @@ impl Users<'_> {
                     return self.problems.error(at, what, "");
                 }
             };
-            let user = entry.to_str().and_then(|entry| files.user_of(entry));
-            let Some(user) = user else { continue };
-            if self.passwords.len() > USERS_MAX {
+            // A mounted Secret has `..data` and the like, an editor leaves `.name.swp`.
+            let shown = entry.to_str().filter(|entry| !entry.starts_with('.'));
+            let user = shown.and_then(|entry| files.user_of(entry));
+            let Some(user) = user.filter(|_| !folder.join(&entry).is_dir()) else { continue };
+            if self.count() > USERS_MAX {
                 return;
             }
             found = true;
@@ -116,20 +130,28 @@ fn read(path: &Path) -> Result<Secret, String> {
     }
     let file = std::fs::File::open(path).map_err(cannot)?;
     // With room for all of it, so that no copy is left behind by growth.
-    let mut text = Zeroizing::new(String::with_capacity(PASSWORD_BYTES_MAX + 3));
-    let mut bounded = file.take(PASSWORD_BYTES_MAX as u64 + 2);
-    bounded.read_to_string(&mut text).map_err(cannot)?;
-    if text.ends_with('\n') {
-        text.pop();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(PASSWORD_BYTES_MAX + 3));
+    file.take(PASSWORD_BYTES_MAX as u64 + 2).read_to_end(&mut bytes).map_err(cannot)?;
+    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    if line.len() > PASSWORD_BYTES_MAX {
+        return Err(format!(
+            "the password file `{name}` is longer than {PASSWORD_BYTES_MAX} bytes"
+        ));
     }
-    match text.len() {
-        0 => Err(format!("the password file `{name}` is empty")),
-        bytes if bytes > PASSWORD_BYTES_MAX => {
-            Err(format!("the password file `{name}` is longer than {PASSWORD_BYTES_MAX} bytes"))
-        }
-        _ if text.contains(char::is_control) => {
-            Err(format!("the password file `{name}` has more than one line"))
-        }
-        _ => Ok(Secret::new(text)),
+    let Ok(text) = std::str::from_utf8(line) else {
+        return Err(format!("the password file `{name}` is not UTF-8"));
+    };
+    if text.is_empty() {
+        Err(format!("the password file `{name}` is empty"))
+    } else if text.ends_with('\r') {
+        Err(format!(
+            "the password file `{name}` ends its line with a carriage return, as on Windows"
+        ))
+    } else if text.contains('\n') {
+        Err(format!("the password file `{name}` has more than one line"))
+    } else if text.contains(char::is_control) {
+        Err(format!("the password file `{name}` has a control character"))
+    } else {
+        Ok(Secret::new(Zeroizing::new(text.to_owned())))
     }
 }

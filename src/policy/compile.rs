@@ -119,7 +119,7 @@ impl Policy {
         }
         let mut identities: Vec<Identity> = Vec::new();
         let mut used = BTreeSet::new();
-        let mut certificates = 0;
+        let (mut certificates, mut password_files) = (0, 0);
         for identity in source.identities {
             let name = identity.name.value;
             if identities.iter().any(|other| other.name == name) {
@@ -152,10 +152,10 @@ impl Policy {
                 }
                 used.insert(role.value);
             }
-            let upstream = identity.upstream.map(|upstream| (upstream, certificates));
-            if let Some((UpstreamSource::Certificate { .. }, _)) = &upstream {
-                certificates += 1;
-            }
+            let upstream = identity.upstream.map(|upstream| {
+                let number = upstream.number(&mut certificates, &mut password_files);
+                (upstream, number)
+            });
             let identity = Identity::new(name, identity.pattern, rules, identity.limits, upstream);
             identities.push(identity);
         }

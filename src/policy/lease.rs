@@ -22,7 +22,16 @@ pub struct LeaseKeys(Vec<hmac::Key>);
 /// What etcd said of leases that had to be looked up, by ID: the keys each holds; none when there is
 /// no such lease.
 #[derive(Clone, Debug, Default)]
-pub struct FoundLeases(BTreeMap<i64, Vec<StoredKey>>);
+pub struct FoundLeases(BTreeMap<i64, LeaseContent>);
+
+/// What a look-up brings of a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseContent {
+    /// The keys on it; none when there is no such lease.
+    Keys(Vec<StoredKey>),
+    /// etcd does not let the user look at it.
+    Hidden,
+}
 
 impl LeaseKeys {
     /// The keys in their order. Without any, no lease has an owner and none can be made.
@@ -73,12 +82,19 @@ fn tag(key: &hmac::Key, principal: &Principal, nonce: u32) -> u32 {
 
 impl FoundLeases {
     /// Takes what etcd said of one lease.
-    pub fn insert(&mut self, lease: i64, keys: Vec<StoredKey>) {
+    pub fn insert(&mut self, lease: i64, keys: LeaseContent) {
         self.0.insert(lease, keys);
     }
 
+    pub(super) fn content(&self, lease: i64) -> Option<&LeaseContent> {
+        self.0.get(&lease)
+    }
+
     pub(super) fn keys(&self, lease: i64) -> Option<&[StoredKey]> {
-        self.0.get(&lease).map(Vec::as_slice)
+        match self.0.get(&lease)? {
+            LeaseContent::Keys(keys) => Some(keys),
+            LeaseContent::Hidden => None,
+        }
     }
 }
 

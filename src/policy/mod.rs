@@ -20,7 +20,7 @@ pub use decide::{
     permit_probe, permit_session_lease,
 };
 pub use http::{HttpDecision, HttpDenial, HttpPermit, decide_http};
-pub use lease::{FoundLeases, LeaseKeys};
+pub use lease::{FoundLeases, LeaseContent, LeaseKeys};
 pub use permit::Permit;
 pub use source::{IdentityLimits, PolicySource, RuleSource};
 pub use upstream::{ActsAs, PasswordFiles};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::source::{Part, Template, read_template};
-use crate::document::{Located, Location, TableReader};
+use crate::document::{Located, Location, Problems, TableReader};
 use crate::identity::{Variable, is_plain};
 
 /// The longest name of a user.
@@ -17,8 +17,16 @@ pub enum ActsAs {
     /// As ringfence itself.
     #[default]
     Ringfence,
-    /// As this user of etcd.
-    User(Arc<str>),
+    /// As this user of etcd, if its password is among those of its identity: the certificate chooses the
+    /// name, and another identity's users may have it too.
+    User {
+        /// The position of the identity's files among [`PolicySource::password_files`].
+        ///
+        /// [`PolicySource::password_files`]: super::PolicySource::password_files
+        files: usize,
+        /// The name.
+        user: Arc<str>,
+    },
     /// With the certificate of this position among [`PolicySource::upstream_certificates`].
     ///
     /// [`PolicySource::upstream_certificates`]: super::PolicySource::upstream_certificates
@@ -93,12 +101,26 @@ impl UpstreamSource {
         }
     }
 
-    /// As whom one principal reaches etcd; `number` is the certificate's.
+    /// Its position among those of its kind; counts on.
+    pub(super) fn number(&self, certificates: &mut usize, password_files: &mut usize) -> usize {
+        let counter = match self {
+            Self::User { .. } => password_files,
+            Self::Certificate { .. } => certificates,
+            Self::Unreadable => return 0,
+        };
+        let number = *counter;
+        *counter += 1;
+        number
+    }
+
+    /// As whom one principal reaches etcd; `number` is that of the files or the certificate, each kind counted
+    /// for itself.
     pub(super) fn acts_as(&self, values: &BTreeMap<Variable, String>, number: usize) -> ActsAs {
         match self {
             Self::User { user, .. } => {
                 let user = user.filled(values).and_then(|user| String::from_utf8(user).ok());
-                user.map_or(ActsAs::Nobody, |user| ActsAs::User(user.as_str().into()))
+                let user = user.map(|user| Arc::from(user.as_str()));
+                user.map_or(ActsAs::Nobody, |user| ActsAs::User { files: number, user })
             }
             Self::Certificate { .. } => ActsAs::Certificate(number),
             Self::Unreadable => ActsAs::Nobody,
@@ -122,14 +144,13 @@ pub(super) fn read_upstream(table: TableReader<'_>) -> Option<UpstreamSource> {
             None
         }
     };
-    let source = match both? {
+    table.finish();
+    match both? {
         Pair::Certificate((certificate, key)) => {
             Some(UpstreamSource::Certificate { certificate, key })
         }
-        Pair::Password((user, file)) => read_user(&table, &user, file),
-    };
-    table.finish();
-    source
+        Pair::Password((user, file)) => read_user(problems, &user, file),
+    }
 }
 
 enum Pair {
@@ -138,11 +159,10 @@ enum Pair {
 }
 
 fn read_user(
-    table: &TableReader<'_>,
+    problems: &Problems,
     user: &Located<String>,
     file: Located<String>,
 ) -> Option<UpstreamSource> {
-    let problems = table.problems();
     if user.value.is_empty() || user.value.len() > USER_BYTES_MAX || file.value.is_empty() {
         let what = "`user` and `password_file` must not be empty, nor `user` longer than 256 bytes";
         problems.error(&user.location, what, "the name of a user of etcd, and a file");

@@ -40,16 +40,11 @@ impl ActsAs {
     pub(super) fn new(core: &Core, named: &policy::ActsAs) -> Self {
         match named {
             policy::ActsAs::Ringfence => Self::Ringfence,
-            policy::ActsAs::User(user) => match core.logins.of(user) {
-                Some(login) => Self::User(login),
-                None => {
-                    tracing::warn!(
-                        user = &**user,
-                        "no password file for this user of etcd: its calls fail"
-                    );
-                    Self::Nobody
-                }
-            },
+            // Who has no file hears so at each call, and its records say it. No line here: whoever has a
+            // certificate could fill the log by connecting.
+            policy::ActsAs::User { files, user } => {
+                core.logins.of(*files, user).map_or(Self::Nobody, Self::User)
+            }
             policy::ActsAs::Certificate(number) => match core.certificate_pools.get(*number) {
                 Some(pool) => Self::Certificate(Rc::clone(pool)),
                 None => Self::Nobody,
@@ -62,7 +57,7 @@ impl ActsAs {
         match self {
             Self::Ringfence | Self::User(_) => Ok(&core.pool),
             Self::Certificate(pool) => Ok(pool),
-            Self::Nobody => Err(ForwardError::LoginRefused),
+            Self::Nobody => Err(ForwardError::NoPassword),
         }
     }
 
@@ -184,6 +179,10 @@ impl Asking<'_> {
     /// Whether etcd still takes the token of a stream. A watch that it does not let begin looks alike
     /// whether the token is bad or the user has no right, so etcd is asked something else with it.
     pub(super) async fn takes_token(&self, (login, token): &(Arc<Login>, Token)) -> bool {
+        // A question more is a request more.
+        if !self.identified.takes_request(self.core) {
+            return false;
+        }
         let ends = Instant::now() + self.core.limits.call_timeout;
         let call = self.call.step(self.core.next_step());
         let permit = permit_probe();
@@ -200,12 +199,16 @@ impl Asking<'_> {
         let answer = tokio::time::timeout_at(ends, probing).await;
         let answer = answer.unwrap_or(Err(ForwardError::TimedOut));
         finish_step(recorded, answer.as_ref());
-        // What cannot be told is not told to be a denial.
-        let takes = answer.is_ok_and(|whole| !refuses_token(&whole.trailers));
-        if !takes {
-            login.forget(token);
+        match answer {
+            Ok(whole) if refuses_token(&whole.trailers) => {
+                login.forget(token);
+                false
+            }
+            Ok(_) => true,
+            // What cannot be told is not told to be a denial; nor is a token thrown away for it that other
+            // tenants use, too: whoever can make a question fail could have them wait for log-ins.
+            Err(_) => false,
         }
-        takes
     }
 }
 
@@ -284,15 +287,20 @@ impl LogIn {
         };
         self.core.metrics.count_login(result);
         let now = self.core.started.elapsed();
-        let why = outcome.as_ref().err().map(|(_, why)| why.clone());
+        let why = outcome.as_ref().err().cloned();
         let is_news = self.login.finish(now, outcome.map_err(|(failure, _)| failure));
         let user = self.login.user();
         match why {
-            Some(why) if is_news => tracing::warn!(
+            Some((LoginFailure::Refused, why)) if is_news => tracing::warn!(
                 user,
                 why,
-                "etcd does not let this user in; mend it in etcd, its `password_file`, or the identity's \
-                 `upstream`, and restart; until then calls of its identity fail"
+                "etcd does not let this user in, and calls of its identity fail; mended in etcd it is let in \
+                 by itself, another `password_file` or `upstream` needs a restart"
+            ),
+            Some((LoginFailure::Unavailable, why)) if is_news => tracing::warn!(
+                user,
+                why,
+                "this user cannot be logged in at etcd now, and calls of its identity fail; the next call tries again"
             ),
             None if is_news => tracing::info!(user, "etcd lets this user in again"),
             Some(_) | None => {}
@@ -337,7 +345,7 @@ fn finish_step(recorded: Recorded, answer: Result<&Whole, &ForwardError>) {
     recorded.finish(Outcome { status, fault, ..Outcome::default() });
 }
 
-fn status_of(trailers: &http::HeaderMap) -> Option<u16> {
+pub(super) fn status_of(trailers: &http::HeaderMap) -> Option<u16> {
     trailers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 

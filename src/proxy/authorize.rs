@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::acting::record_step;
+use super::acting::{record_step, status_of};
 use super::connection::{Client, Identified};
 use super::refuse::{
     audit_unavailable, forward_failed, permission_denied, timed_out, too_many_requests,
@@ -20,11 +20,13 @@ use crate::audit::{
     Verdict,
 };
 use crate::clock;
-use crate::etcd::{CanonicalRequest, Rpc, StoredKey, strict, written_values};
-use crate::grpc::Status;
+use crate::etcd::{CanonicalRequest, Rpc, strict, written_values};
 use crate::grpc::metadata::Metadata;
+use crate::grpc::{Code, Status};
 use crate::metrics;
-use crate::policy::{Asker, Cause, Decision, Denial, FoundLeases, Permit, decide, permit_look_up};
+use crate::policy::{
+    Asker, Cause, Decision, Denial, FoundLeases, LeaseContent, Permit, decide, permit_look_up,
+};
 use crate::upstream::ForwardError;
 
 /// Who asks for ringfence's own steps. No identity can have this name.
@@ -99,7 +101,7 @@ impl<'a> Asking<'a> {
             Decision::Allow(permit) => self.allow(permit).await,
             Decision::Deny(denial) => Err(self.deny(&denial).await),
             Decision::LookUp(request, _) => {
-                let status = Status::new(crate::grpc::Code::Internal, "ringfence: internal error");
+                let status = Status::new(Code::Internal, "ringfence: internal error");
                 Err(self.refuse_unknown(request.rpc(), (status, "internal").into()).await)
             }
         }
@@ -185,7 +187,8 @@ impl<'a> Asking<'a> {
             let recorded = record_step(self.core, self.share(), call, &permit, ends).await?;
             let answer = self.lease_keys(&permit, &recorded, call, ends).await;
             let (fault, status) = match &answer {
-                Ok(_) => (None, Some(0)),
+                Ok(LeaseContent::Keys(_)) => (None, Some(0)),
+                Ok(LeaseContent::Hidden) => (None, Some(Code::PermissionDenied as u16)),
                 Err(error) => {
                     let (status, fault) = forward_failed(error);
                     (Some(fault), Some(status.code as u16))
@@ -205,14 +208,17 @@ impl<'a> Asking<'a> {
         recorded: &Recorded,
         call: CallId,
         ends: Instant,
-    ) -> Result<Vec<StoredKey>, ForwardError> {
+    ) -> Result<LeaseContent, ForwardError> {
         let forwarding = self.forward(permit, recorded, call);
         let answering = async { collect(forwarding.await?).await };
         let bounded = tokio::time::timeout_at(ends, answering).await;
         let answer = bounded.unwrap_or(Err(ForwardError::TimedOut))?;
+        if status_of(&answer.trailers) == Some(Code::PermissionDenied as u16) {
+            return Ok(LeaseContent::Hidden);
+        }
         let message = answer.message.ok_or(ForwardError::Unreadable)?;
         let keys = strict::lease_keys(&message).map_err(|_| ForwardError::Unreadable)?;
-        Ok(keys.unwrap_or_default())
+        Ok(LeaseContent::Keys(keys.unwrap_or_default()))
     }
 }
 

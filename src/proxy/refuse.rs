@@ -135,6 +135,13 @@ pub(super) fn forward_failed(error: &ForwardError) -> (Status, &'static str) {
             ),
             "login_refused",
         ),
+        ForwardError::NoPassword => (
+            Status::new(
+                Code::FailedPrecondition,
+                "ringfence: no password is known for the user as which this identity reaches etcd",
+            ),
+            "no_password",
+        ),
         ForwardError::TokenRefused => {
             (unavailable("etcd does not take the token"), "token_refused")
         }

@@ -112,6 +112,9 @@ pub enum ForwardError {
     /// etcd does not let the user in as which the identity reaches it; nothing was sent.
     #[error("etcd refuses the user as which this identity reaches it")]
     LoginRefused,
+    /// There is no password for the user as which the identity reaches etcd; nothing was sent.
+    #[error("no password is known for the user as which this identity reaches etcd")]
+    NoPassword,
     /// etcd took neither the token nor the one after it; nothing has run.
     #[error("etcd does not take the token of the user as which this identity reaches it")]
     TokenRefused,

@@ -67,25 +67,26 @@ impl Token {
     }
 }
 
-/// All users.
+/// The users of each identity: who has a user's name under one identity has no part in another's.
 #[derive(Debug, Default)]
-pub struct Logins(HashMap<Arc<str>, Arc<Login>>);
+pub struct Logins(Vec<HashMap<Arc<str>, Arc<Login>>>);
 
 impl Logins {
-    /// Nobody is logged in before the first call.
+    /// Passwords by user, for each identity that has some. Nobody is logged in before the first call.
     #[must_use]
-    pub fn new(passwords: HashMap<String, Secret>) -> Self {
+    pub fn new(passwords: Vec<HashMap<String, Secret>>) -> Self {
         let login = |(user, password): (String, Secret)| {
             let user: Arc<str> = user.into();
             (Arc::clone(&user), Arc::new(Login::new(user, password)))
         };
-        Self(passwords.into_iter().map(login).collect())
+        let of_identity = |users: HashMap<String, Secret>| users.into_iter().map(login).collect();
+        Self(passwords.into_iter().map(of_identity).collect())
     }
 
-    /// The log-in of that user, if its password is known.
+    /// The log-in of that user of the identity with these files, if its password is in one of them.
     #[must_use]
-    pub fn of(&self, user: &str) -> Option<Arc<Login>> {
-        self.0.get(user).cloned()
+    pub fn of(&self, files: usize, user: &str) -> Option<Arc<Login>> {
+        self.0.get(files)?.get(user).cloned()
     }
 }
 

@@ -441,6 +441,10 @@ upstream = { user = "o${cn}", password_file = "passwords/o${cn}" }
         fs::set_permissions(passwords.join(name), fs::Permissions::from_mode(mode)).unwrap();
     };
     write("one", "a secret\n", 0o644);
+    // What a mounted Secret and an editor leave there is nobody's password.
+    fs::create_dir(passwords.join("..data.password")).unwrap();
+    fs::create_dir(passwords.join("archive.password")).unwrap();
+    write(".old.password", "", 0o600);
     with_upstream("user = \"${cn}\", password_file = \"passwords/${cn}.password\"");
     let (success, said) = ringfence(folder.path(), &["check"]);
     assert!(success, "{said}");

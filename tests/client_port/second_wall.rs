@@ -36,7 +36,7 @@ struct Wall {
 impl Wall {
     async fn start(version: &str, flags: &[&str]) -> Self {
         let flags = [&QUICK, flags].concat();
-        let pki = Pki::make();
+        let pki = Pki::make_with(TENANT_NAMED_ROOT);
         let etcd = Etcd::start_with(version, &pki, &flags);
         let root = RawClient::connect(&pki, "ringfence-client", etcd.port()).await;
         let passwords = tempfile::tempdir().unwrap();
@@ -50,7 +50,10 @@ impl Wall {
         set_up(&root, "UserGrantRole", &to_root).await;
         set_up(&root, "AuthEnable", &pb::AuthEnableRequest {}).await;
         let token = log_in(&root).await;
-        let policy = policy(passwords.path());
+        let of_operator = passwords.path().join("operator");
+        fs::create_dir(&of_operator).unwrap();
+        write_password(&of_operator, "root", &password("root"));
+        let policy = policy(passwords.path()) + &operator(&of_operator);
         let ringfence = Ringfence::start_with_policy(&pki, &etcd.endpoint(), &policy, "");
         Self { pki, etcd, root, token, _passwords: passwords, ringfence }
     }
@@ -155,6 +158,30 @@ rules = [
     )
 }
 
+/// One who reaches etcd as root.
+fn operator(passwords: &Path) -> String {
+    let file = passwords.join("root.password");
+    format!(
+        r#"
+[[identity]]
+name = "operator"
+match = {{ ca = "kubernetes", cn = "kube-apiserver-etcd-client" }}
+roles = ["everything"]
+upstream = {{ user = "root", password_file = {file:?} }}
+"#
+    )
+}
+
+/// A tenant whose name is that of a user of etcd's, but of another identity.
+const TENANT_NAMED_ROOT: &str = r#"
+[[certificate]]
+name = "tenant-named-root"
+authority = "tenants-ca"
+common_name = "root"
+uri = ["spiffe://example.org/tenant/root"]
+use = ["client"]
+"#;
+
 fn range(key: &str) -> pb::RangeRequest {
     pb::RangeRequest { key: key.to_owned().into(), ..Default::default() }
 }
@@ -170,6 +197,7 @@ fn check(reply: &Reply, status: u16, text: &str) {
 
 const DENIED: &str = "etcdserver: permission denied";
 const REFUSED: &str = "etcd refuses the user";
+const NO_PASSWORD: &str = "no password is known for the user";
 
 async fn check_two_users(version: &str) {
     let mut wall = Wall::start(version, &[]).await;
@@ -251,7 +279,11 @@ async fn a_wrong_password_fails_closed_and_a_mended_one_works_again() {
     check(&acme.unary(RANGE, &range("/tenants/acme/a")).await, 0, "");
     wall.administer("UserDelete", &pb::AuthUserDeleteRequest { name: "acme".to_owned() }).await;
     check(&acme.unary(RANGE, &range("/tenants/acme/a")).await, 9, REFUSED);
-    assert!(wall.ringfence.log().contains("mend it in etcd"), "{}", wall.ringfence.log());
+    assert!(
+        wall.ringfence.log().contains("mended in etcd it is let in"),
+        "{}",
+        wall.ringfence.log()
+    );
     let faults = wall.records();
     let refused = faults.iter().filter(|record| record["fault"] == "login_refused").count();
     assert_eq!(refused, 22);
@@ -346,8 +378,7 @@ async fn authentication_that_is_off_fails_closed_until_it_is_on() {
     wait_for("what to mend", || ringfence.log().contains("authentication is not enabled"));
     // No file, no user: globex is let in by nobody's leave.
     let globex = RawClient::connect(&pki, "globex", ringfence.port).await;
-    check(&globex.unary(RANGE, &range("/tenants/globex/a")).await, 9, REFUSED);
-    wait_for("who has no file", || ringfence.log().contains("no password file"));
+    check(&globex.unary(RANGE, &range("/tenants/globex/a")).await, 9, NO_PASSWORD);
 }
 
 #[tokio::test]
@@ -394,4 +425,59 @@ rules = [{{ prefix = "", allow = ["get", "list", "put"] }}]
     let globex = RawClient::connect(&pki, "globex", ringfence.port).await;
     let reply = globex.unary(RANGE, &range("/tenants/acme/a")).await;
     check(&reply, 7, DENIED);
+}
+
+/// The attack: a tenant is called as the user of another identity, whose password ringfence knows.
+#[tokio::test]
+async fn a_tenant_named_like_anothers_user_does_not_become_it() {
+    let wall = Wall::start("3.7", &[]).await;
+    let operator = wall.client("apiserver").await;
+    check(&operator.unary(PUT, &put("/secret")).await, 0, "");
+    let named_root = wall.client("tenant-named-root").await;
+    for request in [put("/secret"), put("/tenants/acme/a")] {
+        check(&named_root.unary(PUT, &request).await, 9, NO_PASSWORD);
+    }
+    check(&named_root.unary(RANGE, &range("/secret")).await, 9, NO_PASSWORD);
+}
+
+/// The attack: whether somebody else's lease exists shows in how a look-up of it fails.
+#[tokio::test]
+async fn a_lease_that_the_users_rights_hide_reads_like_one_that_is_not_there() {
+    const HIDDEN: i64 = 4242;
+    let mut wall = Wall::start("3.7", &[]).await;
+    let as_root = |message: Vec<u8>| crate::support::framed(&message);
+    let grant = pb::LeaseGrantRequest { id: HIDDEN, ttl: 60 };
+    let secret = pb::PutRequest { lease: HIDDEN, ..put("/tenants/globex/a") };
+    for (path, message) in
+        [("/etcdserverpb.Lease/LeaseGrant", grant.encode_to_vec()), (PUT, secret.encode_to_vec())]
+    {
+        let reply = wall.root.call(path, &[("token", &wall.token)], as_root(message)).await;
+        check(&reply, 0, "");
+    }
+    let acme = wall.client("acme").await;
+    for (path, request) in [
+        ("/etcdserverpb.Lease/LeaseTimeToLive", time_to_live as fn(i64) -> Vec<u8>),
+        ("/etcdserverpb.Lease/LeaseRevoke", revoke),
+        (PUT, bind),
+    ] {
+        for lease in [HIDDEN, 777] {
+            let reply = acme.call(path, &[], crate::support::framed(&request(lease))).await;
+            check(&reply, 7, DENIED);
+        }
+    }
+    let records = wall.records();
+    let denied = records.iter().filter(|it| it["reason"] == "foreign_lease").count();
+    assert_eq!(denied, 6, "each is denied, and recorded so");
+}
+
+fn time_to_live(id: i64) -> Vec<u8> {
+    pb::LeaseTimeToLiveRequest { id, keys: false }.encode_to_vec()
+}
+
+fn revoke(id: i64) -> Vec<u8> {
+    pb::LeaseRevokeRequest { id }.encode_to_vec()
+}
+
+fn bind(lease: i64) -> Vec<u8> {
+    pb::PutRequest { lease, ..put("/tenants/acme/a") }.encode_to_vec()
 }

@@ -8,7 +8,8 @@ use ringfence::etcd::pb::etcdserverpb as pb;
 use ringfence::etcd::{CanonicalRequest, Rpc, StoredKey};
 use ringfence::identity::CertificateFacts;
 use ringfence::policy::{
-    Asker, Decision, FoundLeases, LeaseKeys, Policy, PolicySource, decide, lease::LEASE_KEY_BYTES,
+    Asker, Decision, FoundLeases, LeaseContent, LeaseKeys, Policy, PolicySource, decide,
+    lease::LEASE_KEY_BYTES,
 };
 
 use super::classes::{Ours, Theirs};
@@ -64,7 +65,8 @@ impl<'a> Library<'a> {
                 for lease in leases {
                     let known = self.leases.iter().find(|known| known.0 == lease);
                     let key = known.and_then(|known| known.1);
-                    found.insert(lease, key.into_iter().map(StoredKey::new).collect());
+                    let keys = key.into_iter().map(StoredKey::new).collect();
+                    found.insert(lease, LeaseContent::Keys(keys));
                 }
                 match decide(asker, read, &found) {
                     Decision::Allow(_) => Ours::Allow,

@@ -4,7 +4,7 @@
 use smallvec::SmallVec;
 
 use super::compile::{Identification, Rights, RuleId};
-use super::lease::{FoundLeases, LeaseKeys};
+use super::lease::{FoundLeases, LeaseContent, LeaseKeys};
 use super::permit::Permit;
 use crate::etcd::touch::TOUCHES_MAX;
 use crate::etcd::{
@@ -141,7 +141,13 @@ impl Asker<'_> {
         };
         let rule = self.identification.rights.granting_store(StoreVerb::Lease)?;
         let owned = self.leases.owns(&self.identification.principal, *lease);
-        match (usage, owned, found.keys(*lease)) {
+        let content = match found.content(*lease) {
+            // What it holds cannot be decided on, and one that is not there must read alike.
+            Some(LeaseContent::Hidden) => return Err(Cause::ForeignLease),
+            Some(LeaseContent::Keys(keys)) => Some(keys.as_slice()),
+            None => None,
+        };
+        match (usage, owned, content) {
             // An ID of the client's choice could be told from one that exists.
             (LeaseUse::Grant, false, _) => Err(Cause::ForeignLease),
             (LeaseUse::Revoke, true, None) => Ok(Grant::LookUp(rule, *lease)),

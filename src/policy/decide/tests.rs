@@ -100,7 +100,8 @@ impl Tenants {
 
 fn holds(lease: i64, keys: &[&'static str]) -> FoundLeases {
     let mut found = FoundLeases::default();
-    found.insert(lease, keys.iter().map(|key| StoredKey::new(*key)).collect());
+    let keys = keys.iter().map(|key| StoredKey::new(*key)).collect();
+    found.insert(lease, LeaseContent::Keys(keys));
     found
 }
 
@@ -180,7 +181,7 @@ fn a_denied_revoke_names_one_key_of_many() {
             (0..keys).map(|number| StoredKey::new(format!("/a/{number}"))).collect();
         held.extend(last.map(StoredKey::new));
         let mut found = FoundLeases::default();
-        found.insert(own, held);
+        found.insert(own, LeaseContent::Keys(held));
         let bytes = Bytes::from(LeaseRevokeRequest { id: own }.encode_to_vec());
         let request = CanonicalRequest::read(Rpc::LeaseRevoke, &bytes, &mut || 0).unwrap();
         let Decision::Deny(denial) = decide(asker, request, &found) else { panic!("{keys}") };
