@@ -23,6 +23,33 @@ const NAME_BYTES: usize = 8;
 #[derive(Clone)]
 pub struct KeyedHash {
     key: hmac::Key,
+    name: String,
+}
+
+/// A keyed hash, with the name of the key that made it: who has another key must not take it for the hash of something
+/// else. Its text is `NAME:HASH` in hex.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hashed {
+    /// The name of the hash key.
+    pub key: String,
+    /// The hash, in hex.
+    pub hash: String,
+}
+
+impl Hashed {
+    /// Reads the text.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        let (key, hash) = text.split_once(':')?;
+        let fits = from_hex(key)?.len() == NAME_BYTES && from_hex(hash)?.len() == KEY_BYTES;
+        fits.then(|| Self { key: key.to_owned(), hash: hash.to_owned() })
+    }
+}
+
+impl fmt::Display for Hashed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", self.key, self.hash)
+    }
 }
 
 /// Why a text is no hash key.
@@ -40,37 +67,42 @@ impl KeyedHash {
         let mut lines = text.lines().map(str::trim).filter(is_key);
         let (Some(line), None) = (lines.next(), lines.next()) else { return Err(NoHashKey) };
         let key = from_hex(line).filter(|key| key.len() == KEY_BYTES).ok_or(NoHashKey)?;
-        Ok(Self { key: hmac::Key::new(hmac::HMAC_SHA256, &key) })
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        let name = to_hex(hash(&key, OF_NAME, b"").get(..NAME_BYTES).unwrap_or_default());
+        Ok(Self { key, name })
     }
 
     /// The hash of a key of etcd.
     #[must_use]
-    pub fn of_key(&self, key: &[u8]) -> [u8; 32] {
-        self.hash(OF_KEY, key)
+    pub fn of_key(&self, key: &[u8]) -> Hashed {
+        self.hashed(OF_KEY, key)
     }
 
     /// The hash of a value.
     #[must_use]
-    pub fn of_value(&self, value: &[u8]) -> [u8; 32] {
-        self.hash(OF_VALUE, value)
+    pub fn of_value(&self, value: &[u8]) -> Hashed {
+        self.hashed(OF_VALUE, value)
     }
 
     /// A short name of the hash key, 16 hex digits, which tells nothing of it.
     #[must_use]
-    pub fn name(&self) -> String {
-        let hash = self.hash(OF_NAME, b"");
-        to_hex(hash.get(..NAME_BYTES).unwrap_or_default())
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    fn hash(&self, of: &[u8], bytes: &[u8]) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&self.key);
-        context.update(of);
-        context.update(bytes);
-        let mut hash = [0; 32];
-        let tag = context.sign();
-        hash.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
-        hash
+    fn hashed(&self, of: &[u8], bytes: &[u8]) -> Hashed {
+        Hashed { key: self.name.clone(), hash: to_hex(&hash(&self.key, of, bytes)) }
     }
+}
+
+fn hash(key: &hmac::Key, of: &[u8], bytes: &[u8]) -> [u8; KEY_BYTES] {
+    let mut context = hmac::Context::with_key(key);
+    context.update(of);
+    context.update(bytes);
+    let mut hash = [0; KEY_BYTES];
+    let tag = context.sign();
+    hash.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+    hash
 }
 
 impl fmt::Debug for KeyedHash {
@@ -88,11 +120,16 @@ mod tests {
         let hash = KeyedHash::from_text(&format!("# a comment\n{}\n", "0b".repeat(32))).unwrap();
         // printf 'ringfence audit value v1\nhunter2' | openssl dgst -sha256 -mac HMAC -macopt hexkey:0b0b...
         assert_eq!(
-            to_hex(&hash.of_value(b"hunter2")),
+            hash.of_value(b"hunter2").hash,
             "4b3c45ea47a1c88497343b3efa7cc23ba6bf2a91b59fac1444dbbbeda90db81f"
         );
         assert_ne!(hash.of_value(b"a"), hash.of_key(b"a"));
         assert_eq!(hash.name().len(), 16);
+        let hashed = hash.of_key(b"a");
+        assert_eq!(Hashed::from_text(&hashed.to_string()), Some(hashed));
+        for odd in ["", ":", "00:00", &hash.of_key(b"a").hash, "\u{1b}[2J:00"] {
+            assert_eq!(Hashed::from_text(odd), None, "{odd}");
+        }
         assert!(!format!("{hash:?}").contains("0b0b"));
     }
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::level::{KeyForm, Level};
 use crate::etcd::response::ResponseFacts;
 use crate::etcd::{KeyVerb, RangeEnd, StoredKey, Touch, Touches};
 use crate::identity::CertificateFacts;
-use crate::keyed_hash::KeyedHash;
+use crate::keyed_hash::{Hashed, KeyedHash};
 
 /// A connection of this process, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -187,12 +188,13 @@ pub struct DecisionEvent {
 ///
 /// Keys are copies, and cut: a slice of the request would keep all of it in memory, value
 /// included, for as long as the record waits; and a key may have a megabyte.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedTouches {
     pub(super) touches: SmallVec<[RecordedTouch; 1]>,
+    /// The least of those of its touches.
     pub(super) level: Level,
-    /// How many alike it stands for; 0 and 1 are itself.
-    pub(super) one_in: u32,
+    /// How many alike it stands for.
+    pub(super) one_in: NonZeroU32,
 }
 
 /// One thing that a request does, as it is recorded.
@@ -203,7 +205,7 @@ pub(super) enum RecordedTouch {
         start: RecordedKey,
         end: RecordedEnd,
         /// The keyed hash of what is written.
-        value: Option<Box<[u8; 32]>>,
+        value: Option<Box<Hashed>>,
     },
     /// What names no key.
     Other(Touch),
@@ -217,16 +219,20 @@ pub(super) enum RecordedKey {
     Plain {
         /// At most [`KEY_BYTES_MAX`].
         bytes: Box<[u8]>,
-        /// What the whole key was, when it was cut.
+        /// What the whole key was, when that is longer.
         whole: Option<Box<WholeKey>>,
     },
     /// Its first parts, because a rule says so; at most [`KEY_BYTES_MAX`].
     Parts(Box<[u8]>),
-    /// Its keyed hash, because a rule says so.
-    Hashed(Box<[u8; 32]>),
+    /// The prefix of the rule that hides it, and its keyed hash.
+    Hashed {
+        /// At most [`KEY_BYTES_MAX`].
+        prefix: Box<[u8]>,
+        hash: Box<Hashed>,
+    },
 }
 
-/// What is recorded of a key that was cut.
+/// What is recorded of a key that is longer than what is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WholeKey {
     pub(super) length: usize,
@@ -240,14 +246,23 @@ pub(super) enum RecordedEnd {
     Infinity,
 }
 
+/// Bytes that a keyed hash takes in a line, with its name.
+const HASH_BYTES: usize = 112;
+
 /// The most bytes of a key in a record.
 pub const KEY_BYTES_MAX: usize = 1024;
+
+impl Default for RecordedTouches {
+    fn default() -> Self {
+        Self { touches: SmallVec::new(), level: Level::Request, one_in: NonZeroU32::MIN }
+    }
+}
 
 impl RecordedTouches {
     /// Copies what a record needs.
     #[must_use]
     pub fn new(touches: &Touches) -> Self {
-        let plain = |touch| RecordedTouch::new(touch, KeyForm::Plain, None);
+        let plain = |touch| RecordedTouch::new(touch, RecordedKey::plain);
         Self { touches: touches.iter().map(plain).collect(), ..Self::default() }
     }
 
@@ -257,8 +272,8 @@ impl RecordedTouches {
 }
 
 impl RecordedTouch {
-    pub(super) fn new(touch: &Touch, form: KeyForm, hash: Option<&KeyedHash>) -> Self {
-        let key = |key| RecordedKey::new(key, form, hash);
+    /// `key` says how a key is shown.
+    pub(super) fn new(touch: &Touch, key: impl Fn(&StoredKey) -> RecordedKey) -> Self {
         match touch {
             Touch::Key { verb, range } => Self::Key {
                 verb: *verb,
@@ -280,14 +295,13 @@ impl RecordedTouch {
     /// In a line a byte of a key takes up to two; names and quotes come on top.
     fn weight_bytes(&self) -> usize {
         const AROUND: usize = 96;
-        const HASH: usize = 96;
         match self {
             Self::Key { start, end, value, .. } => {
                 let end = match end {
                     RecordedEnd::Before(end) => end.weight_bytes(),
                     RecordedEnd::Point | RecordedEnd::Infinity => 0,
                 };
-                AROUND + start.weight_bytes() + end + value.as_ref().map_or(0, |_| HASH)
+                AROUND + start.weight_bytes() + end + value.as_ref().map_or(0, |_| HASH_BYTES)
             }
             Self::Other(_) | Self::Verb(_) => AROUND,
         }
@@ -295,21 +309,30 @@ impl RecordedTouch {
 }
 
 impl RecordedKey {
-    fn new(key: &StoredKey, form: KeyForm, hash: Option<&KeyedHash>) -> Self {
-        let bytes = key.as_bytes();
+    /// A key in the form that a rule with this prefix gives it.
+    pub(super) fn new(
+        key: &StoredKey,
+        form: KeyForm,
+        prefix: &[u8],
+        hash: Option<&KeyedHash>,
+    ) -> Self {
         match (form, hash) {
-            (KeyForm::Plain, _) => Self::plain(bytes),
-            (KeyForm::Hashed, Some(hash)) => Self::Hashed(Box::new(hash.of_key(bytes))),
+            (KeyForm::Plain, _) => Self::plain(key),
+            (KeyForm::Hashed, Some(hash)) => Self::Hashed {
+                prefix: kept(prefix).into(),
+                hash: Box::new(hash.of_key(key.as_bytes())),
+            },
             // A config with this form has a hash key.
-            (KeyForm::Hashed, None) => Self::Parts(Box::default()),
-            (KeyForm::Parts(Reverse(parts)), _) => match first_parts(bytes, parts) {
-                Some(kept) => Self::Parts(kept.into()),
-                None => Self::plain(bytes),
+            (KeyForm::Hashed, None) => Self::Parts(kept(prefix).into()),
+            (KeyForm::Parts(Reverse(parts)), _) => match first_parts(key.as_bytes(), parts) {
+                Some(parts) => Self::Parts(parts.into()),
+                None => Self::plain(key),
             },
         }
     }
 
-    fn plain(bytes: &[u8]) -> Self {
+    pub(super) fn plain(key: &StoredKey) -> Self {
+        let bytes = key.as_bytes();
         let Some((kept, _)) =
             bytes.split_at_checked(KEY_BYTES_MAX).filter(|(_, cut)| !cut.is_empty())
         else {
@@ -326,7 +349,7 @@ impl RecordedKey {
         match self {
             Self::Plain { bytes, whole } => 2 * bytes.len() + whole.as_ref().map_or(0, |_| 128),
             Self::Parts(bytes) => 2 * bytes.len(),
-            Self::Hashed(_) => 96,
+            Self::Hashed { prefix, .. } => 2 * prefix.len() + HASH_BYTES,
         }
     }
 }
@@ -336,9 +359,12 @@ impl RecordedKey {
 fn first_parts(key: &[u8], parts: u8) -> Option<&[u8]> {
     let mut slashes = key.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/');
     let (end, _) = slashes.nth(usize::from(parts).checked_sub(1)?)?;
-    let kept = key.get(..=end)?;
-    let kept = kept.get(..KEY_BYTES_MAX).unwrap_or(kept);
-    (kept.len() < key.len()).then_some(kept)
+    let parts = kept(key.get(..=end)?);
+    (parts.len() < key.len()).then_some(parts)
+}
+
+fn kept(bytes: &[u8]) -> &[u8] {
+    bytes.get(..KEY_BYTES_MAX).unwrap_or(bytes)
 }
 
 /// A path in a record.

@@ -1,6 +1,6 @@
 //! The `[audit]` of a config: where records go, how they are sealed, when files end and go.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::document::Located;
 impl Loader<'_> {
     /// `identities` are the names that the policy has.
     pub(super) fn audit(&self, raw: &RawAudit, identities: &[&str]) -> Option<Config> {
-        let levels = self.levels(&raw.levels, identities);
         let directory = raw.directory.as_ref().map(|text| self.audit_directory(text));
+        let levels = self.levels(&raw.levels, identities, directory.as_deref());
         let seal = match &raw.checkpoint {
             None => Some(None),
             Some(checkpoint) => self.checkpoint(checkpoint, directory.as_ref()).map(Some),
@@ -50,21 +50,24 @@ impl Loader<'_> {
         directory
     }
 
-    /// Who may write the log must not find the key that seals it, nor the place that shows what was cut off,
-    /// in the same folder.
+    /// A path of the config. Who may write the log, or is given a copy of it, must not find in its folder the key
+    /// that seals it, the one that hashes, nor the place that shows what was cut off.
+    pub(super) fn path_outside_log(&self, text: &Located<String>, log: Option<&Path>) -> PathBuf {
+        let path = self.folder.join(&text.value);
+        let beside =
+            path.parent().map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.into()));
+        let log = log.map(|log| log.canonicalize().unwrap_or_else(|_| log.to_owned()));
+        if log.is_some_and(|log| beside.is_some_and(|beside| beside.starts_with(log))) {
+            let what = format!("`{}` lies in the folder of the log", text.value);
+            let hint = "whoever has the log would have it, too: another folder";
+            self.problems.error(&text.location, what, hint);
+        }
+        path
+    }
+
     fn checkpoint(&self, raw: &RawCheckpoint, log: Option<&PathBuf>) -> Option<SealConfig> {
-        let path_of = |text: &Located<String>| {
-            let path = self.folder.join(&text.value);
-            let beside =
-                path.parent().map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.into()));
-            let log = log.map(|log| log.canonicalize().unwrap_or_else(|_| log.clone()));
-            if log.is_some_and(|log| beside.is_some_and(|beside| beside.starts_with(log))) {
-                let what = format!("`{}` lies in the folder of the log", text.value);
-                let hint = "whoever can change the log could change it, too: another folder";
-                self.problems.error(&text.location, what, hint);
-            }
-            path
-        };
+        let path_of =
+            |text: &Located<String>| self.path_outside_log(text, log.map(PathBuf::as_path));
         let witness = raw.witness.as_ref().map(path_of);
         let key = raw.key.as_ref()?;
         let path = path_of(key);

@@ -1,24 +1,34 @@
 //! `[[audit.level]]`: which requests are recorded, how much of them, and what hashes keys and values.
 
 use std::cmp::Reverse;
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use super::files;
 use super::raw_audit::{RawLevel, RawLevels};
 use super::resolve::Loader;
-use crate::audit::level::{PARTS_MAX, changes};
+use crate::audit::level::{PARTS_MAX, Prefix, changes};
 use crate::audit::{KeyForm, Level, LevelRule, Levels};
 use crate::document::Located;
 use crate::keyed_hash::KeyedHash;
 
+/// The most prefixes of all rules: a transaction of thousands of operations is held against each.
+const PREFIXES_MAX: usize = 256;
+/// The longest prefix: as much of a key as a record keeps.
+const PREFIX_BYTES_MAX: usize = crate::audit::event::KEY_BYTES_MAX;
 const MAKE_HASH_KEY: &str = "`ringfence audit keygen --hash FILE` makes one";
 
 impl Loader<'_> {
-    /// `identities` are the names that the policy has.
-    pub(super) fn levels(&self, raw: &RawLevels, identities: &[&str]) -> Arc<Levels> {
-        let hash = raw.hash_key.as_ref().and_then(|path| self.hash_key(path));
+    /// `identities` are the names that the policy has; `log` is the folder of the log.
+    pub(super) fn levels(
+        &self,
+        raw: &RawLevels,
+        identities: &[&str],
+        log: Option<&Path>,
+    ) -> Arc<Levels> {
+        let hash = raw.hash_key.as_ref().and_then(|path| self.hash_key(path, log));
         let value_hashes = match &raw.values {
             None => false,
             Some(values) if values.value == "keyed-hash" => true,
@@ -29,27 +39,49 @@ impl Loader<'_> {
                 false
             }
         };
-        if value_hashes && raw.hash_key.is_none() {
-            let location = raw.values.as_ref().map(|values| &values.location);
-            if let Some(location) = location {
-                self.problems.error(location, "`audit.hash_key` is missing", MAKE_HASH_KEY);
-            }
+        if let Some(values) = raw.values.as_ref().filter(|_| value_hashes && raw.hash_key.is_none())
+        {
+            self.problems.error(&values.location, "`audit.hash_key` is missing", MAKE_HASH_KEY);
         }
-        let rules: Vec<LevelRule> = raw
-            .rules
-            .iter()
-            .map(|rule| self.level(rule, raw.hash_key.is_some(), identities))
-            .collect();
-        let hashes = value_hashes || rules.iter().any(|rule| rule.keys == KeyForm::Hashed);
-        if let Some(key) = raw.hash_key.as_ref().filter(|_| !hashes) {
+        let prefixes: usize = raw.rules.iter().map(|rule| rule.prefixes.len()).sum();
+        if let Some(last) = raw.rules.last().filter(|_| prefixes > PREFIXES_MAX) {
+            let what = format!(
+                "all `audit.level` together have {prefixes} prefixes; at most {PREFIXES_MAX} can be"
+            );
+            self.problems.error(&last.location, what, "every call is held against all of them");
+        }
+        let has_hash_key = raw.hash_key.is_some();
+        let rules: Vec<LevelRule> =
+            raw.rules.iter().map(|rule| self.level(rule, has_hash_key, identities)).collect();
+        self.warn_of_rules_for_nothing(raw, &rules);
+        // A misspelt form is told as one; it may have meant to hash.
+        let plain = |rule: &RawLevel| {
+            rule.keys.as_ref().is_none_or(|keys| ["plain", "parts"].contains(&keys.value.as_str()))
+        };
+        if let Some(key) = &raw.hash_key
+            && raw.values.is_none()
+            && raw.rules.iter().all(plain)
+        {
             let hint = "values = \"keyed-hash\", or keys = \"keyed-hash\" in an [[audit.level]]";
             self.problems.error(&key.location, "`audit.hash_key` hashes nothing", hint);
         }
         Arc::new(Levels { rules, hash, value_hashes })
     }
 
-    fn hash_key(&self, path: &Located<String>) -> Option<KeyedHash> {
-        let file = self.folder.join(&path.value);
+    /// A rule behind one that fits all that it fits never counts.
+    fn warn_of_rules_for_nothing(&self, raw: &RawLevels, rules: &[LevelRule]) {
+        for (position, (rule, at)) in rules.iter().zip(&raw.rules).enumerate() {
+            let mut before = rules.iter().zip(&raw.rules).take(position);
+            if let Some((_, first)) = before.find(|(earlier, _)| earlier.covers(rule)) {
+                let what = "this rule never counts: an earlier one fits all that it fits";
+                let hint = format!("put it before the one at {}", first.location);
+                self.problems.warning(&at.location, what, hint);
+            }
+        }
+    }
+
+    fn hash_key(&self, path: &Located<String>, log: Option<&Path>) -> Option<KeyedHash> {
+        let file = self.path_outside_log(path, log);
         let text = match files::read_text(&file) {
             Ok(text) => text,
             Err(error) => {
@@ -80,7 +112,7 @@ impl Loader<'_> {
         let level = raw.level.as_ref().and_then(|text| {
             let level = Level::ALL.into_iter().find(|level| level.name() == text.value);
             if level.is_none() {
-                let what = format!("`level` is `{}`", text.value);
+                let what = format!("`audit.level.level` is `{}`", text.value);
                 self.problems.error(&text.location, what, "`none`, `metadata` or `request`");
             }
             level
@@ -99,6 +131,10 @@ impl Loader<'_> {
             let hint = "leave `prefixes` out to mean all keys, and what has no key";
             self.problems.error(&prefix.location, "the prefix is empty", hint);
         }
+        for prefix in raw.prefixes.iter().filter(|prefix| prefix.value.len() > PREFIX_BYTES_MAX) {
+            let what = format!("the prefix has {} bytes", prefix.value.len());
+            self.problems.error(&prefix.location, what, format!("at most {PREFIX_BYTES_MAX}"));
+        }
         self.check_verbs(raw);
         self.warn_of_unrecorded_changes(raw, level);
         let texts = |texts: &[Located<String>]| -> Vec<String> {
@@ -108,11 +144,13 @@ impl Loader<'_> {
             level: level.unwrap_or_default(),
             identities: texts(&raw.identities),
             verbs: texts(&raw.verbs),
-            prefixes: texts(&raw.prefixes).into_iter().map(String::into_bytes).collect(),
-            one_in: u32::try_from(raw.one_in).unwrap_or(1),
+            prefixes: raw.prefixes.iter().map(|text| Prefix::new(text.value.as_bytes())).collect(),
+            one_in: u32::try_from(raw.one_in)
+                .ok()
+                .and_then(NonZeroU32::new)
+                .unwrap_or(NonZeroU32::MIN),
             keys: self.key_form(raw, has_hash_key),
             text: text_of(raw),
-            seen: AtomicU64::new(0),
         }
     }
 
@@ -120,14 +158,21 @@ impl Loader<'_> {
     /// chance of leaving no trace.
     fn check_verbs(&self, raw: &RawLevel) {
         for verb in &raw.verbs {
-            let what = match changes(&verb.value) {
-                None => format!("there is no verb `{}`", verb.value),
-                Some(true) if raw.one_in > 1 => {
-                    format!("`{}` changes something, so `one_in` cannot be", verb.value)
-                }
+            let (what, hint) = match changes(&verb.value) {
+                None if verb.value == "lease" => (
+                    "no record has the verb `lease`".to_owned(),
+                    "lease.grant, lease.attach, lease.keepalive, lease.revoke, lease.timetolive, lease.keys",
+                ),
+                None => (
+                    format!("there is no verb `{}`", verb.value),
+                    "for example get, list, watch, put, delete, health, status, lease.keepalive",
+                ),
+                Some(true) if raw.one_in > 1 => (
+                    format!("`{}` changes something, so `one_in` cannot be", verb.value),
+                    "give it a rule of its own, without `one_in`",
+                ),
                 Some(_) => continue,
             };
-            let hint = "for example get, list, watch, put, delete, health, status, lease.keepalive";
             self.problems.error(&verb.location, what, hint);
         }
         if raw.one_in > 1 && raw.verbs.is_empty() {
@@ -164,7 +209,7 @@ impl Loader<'_> {
                 KeyForm::Hashed
             }
             other => {
-                let what = format!("`keys` is `{other}`");
+                let what = format!("`audit.level.keys` is `{other}`");
                 self.problems.error(&keys.location, what, "`plain`, `parts` or `keyed-hash`");
                 KeyForm::Plain
             }

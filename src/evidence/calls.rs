@@ -55,9 +55,12 @@ pub struct Call {
     /// Those of the touches that are about keys.
     #[serde(skip)]
     pub keys: Vec<KeyTouch>,
-    /// Keys of it may not have been recorded, because a rule says so.
+    /// Verbs on keys that were not recorded, because a rule says so.
     #[serde(skip)]
-    pub is_unnamed: bool,
+    pub unnamed: Vec<String>,
+    /// Whether it is about the key that was asked for cannot be told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub perhaps: bool,
     /// What became of it; absent when nothing was forwarded, or the record is not there.
     pub outcome: Option<CallOutcome>,
 }
@@ -92,6 +95,9 @@ pub struct CallOutcome {
     pub fault: Option<String>,
     /// The store's revision.
     pub revision: Option<i64>,
+    /// How many keys there are in a range, or were deleted; absent when none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<i64>,
     /// From the decision to the end, in microseconds.
     pub latency_us: Option<u64>,
 }
@@ -216,6 +222,7 @@ impl Joining {
                         status: record.status,
                         fault: record.fault.clone().map(std::borrow::Cow::into_owned),
                         revision: record.revision,
+                        count: record.count,
                         latency_us: record.latency_us,
                     });
                     tell(call);
@@ -259,6 +266,7 @@ fn call_of(chain: ChainId, record: &Record<'_>, source: Option<String>) -> Call 
         let verb = touch.verb.clone().into_owned();
         touch.keys().map(|keys| KeyTouch { position, verb, keys })
     });
+    let unnamed = record.touches.iter().filter(|touch| touch.is_unnamed());
     let text = |value: &Option<std::borrow::Cow<'_, str>>| value.as_deref().map(str::to_owned);
     Call {
         chain: chain.to_string(),
@@ -275,7 +283,8 @@ fn call_of(chain: ChainId, record: &Record<'_>, source: Option<String>) -> Call 
         kubernetes: Vec::new(),
         one_in: record.one_in,
         keys: keys.collect(),
-        is_unnamed: record.touches.iter().any(super::record::Touch::is_unnamed),
+        unnamed: unnamed.map(|touch| touch.verb.clone().into_owned()).collect(),
+        perhaps: false,
         outcome: None,
     }
 }

@@ -1,4 +1,4 @@
-//! Keys as a record shows them: plain, cut behind some parts, or hashed; and whether a key is among them.
+//! Keys as a record shows them: whole, cut, or cut and hashed; and whether a key is among them.
 //!
 //! Pure. What a record does not show is never told as a yes nor as a no.
 
@@ -6,38 +6,30 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use super::record::shown_key;
 use crate::chain::to_hex;
-use crate::keyed_hash::KeyedHash;
+use crate::keyed_hash::{Hashed, KeyedHash};
 
 /// Keys from one on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Keys {
-    /// As they are.
-    Plain {
-        /// The first; cut when it is very long.
-        start: Vec<u8>,
-        /// SHA-256 of the whole first key, hex, when it was cut.
-        whole: Option<String>,
-        /// Where they end.
-        end: KeysEnd,
-    },
-    /// Cut behind some parts, because a rule says so.
-    Cut {
-        /// The beginning of the first.
-        start: Vec<u8>,
-        /// Whether the first has more than its beginning.
-        start_is_cut: bool,
-        /// Where they end, or the beginning of it.
-        end: KeysEnd,
-        /// Whether the end has more than that.
-        end_is_cut: bool,
-    },
-    /// Hashed, because a rule says so.
-    Hashed {
-        /// The first one's hash, hex.
-        start: String,
-        /// Whether there may be more than the first.
-        is_range: bool,
-    },
+pub struct Keys {
+    /// The first, or its beginning.
+    pub start: Vec<u8>,
+    /// Whether the first has more than that.
+    pub start_is_cut: bool,
+    /// What tells the first, when it is cut.
+    pub digest: Option<Digest>,
+    /// Where they end.
+    pub end: KeysEnd,
+    /// Whether the end has more than what is shown.
+    pub end_is_cut: bool,
+}
+
+/// What tells a key of which only the beginning is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Digest {
+    /// SHA-256, hex: it was too long.
+    Sha256(String),
+    /// A keyed hash: a rule hides it.
+    Keyed(Hashed),
 }
 
 /// Where keys end.
@@ -55,8 +47,8 @@ pub enum KeysEnd {
 #[derive(Clone, Debug)]
 pub struct AskedKey {
     bytes: Vec<u8>,
-    /// Its keyed hash, hex, when the hash key is known.
-    hash: Option<String>,
+    /// Its keyed hash, when a hash key is known.
+    hashed: Option<Hashed>,
 }
 
 /// Whether a key is among others.
@@ -74,8 +66,8 @@ impl AskedKey {
     /// A key, and what hashes it.
     #[must_use]
     pub fn new(bytes: Vec<u8>, hash: Option<&KeyedHash>) -> Self {
-        let hash = hash.map(|hash| to_hex(&hash.of_key(&bytes)));
-        Self { bytes, hash }
+        let hashed = hash.map(|hash| hash.of_key(&bytes));
+        Self { bytes, hashed }
     }
 
     /// For people.
@@ -89,70 +81,67 @@ impl Holds {
     const fn when(holds: bool) -> Self {
         if holds { Self::Yes } else { Self::No }
     }
-
-    const fn perhaps_when(holds: bool) -> Self {
-        if holds { Self::Perhaps } else { Self::No }
-    }
 }
 
 impl Keys {
     /// Whether this key is among them.
     #[must_use]
     pub fn hold(&self, asked: &AskedKey) -> Holds {
-        let key = asked.bytes.as_slice();
-        match self {
-            Self::Plain { start, whole, end } => Holds::when(match (end, whole) {
-                (KeysEnd::Point, None) => start == key,
-                (KeysEnd::Point, Some(whole)) => *whole == to_hex(digest(&SHA256, key).as_ref()),
-                (KeysEnd::Before(end), _) => start.as_slice() <= key && key < end.as_slice(),
-                (KeysEnd::Infinity, _) => start.as_slice() <= key,
-            }),
-            Self::Cut { start, start_is_cut, end, end_is_cut } => {
-                let from = match (start_is_cut, key.starts_with(start)) {
-                    (true, true) => Holds::Perhaps,
-                    (_, _) => Holds::when(start.as_slice() <= key),
-                };
-                let to = match end {
-                    KeysEnd::Point if *start_is_cut => Holds::when(key.starts_with(start)),
-                    KeysEnd::Point => Holds::when(start == key),
-                    KeysEnd::Before(end) if *end_is_cut && key.starts_with(end) => Holds::Perhaps,
-                    KeysEnd::Before(end) => Holds::when(key < end.as_slice()),
-                    KeysEnd::Infinity => Holds::Yes,
-                };
-                from.min(to)
+        let (key, start) = (asked.bytes.as_slice(), self.start.as_slice());
+        let begins = key.starts_with(start);
+        let to = match &self.end {
+            KeysEnd::Point if !self.start_is_cut => return Holds::when(start == key),
+            KeysEnd::Point if !begins => return Holds::No,
+            KeysEnd::Point => return self.is_first(asked),
+            KeysEnd::Before(end) if self.end_is_cut && key.starts_with(end) => Holds::Perhaps,
+            KeysEnd::Before(end) => Holds::when(key < end.as_slice()),
+            KeysEnd::Infinity => Holds::Yes,
+        };
+        let from = match self.start_is_cut && begins {
+            true => Holds::Perhaps,
+            false => Holds::when(start <= key),
+        };
+        from.min(to)
+    }
+
+    /// Whether a key is the first, of which only the beginning is shown.
+    fn is_first(&self, asked: &AskedKey) -> Holds {
+        match (&self.digest, &asked.hashed) {
+            (Some(Digest::Sha256(whole)), _) => {
+                Holds::when(*whole == to_hex(digest(&SHA256, &asked.bytes).as_ref()))
             }
-            Self::Hashed { start, is_range } => match (&asked.hash, is_range) {
-                (Some(hash), false) => Holds::when(hash == start),
-                (None, false) | (_, true) => Holds::Perhaps,
-            },
+            // Another hash key says nothing of this one's.
+            (Some(Digest::Keyed(hashed)), Some(asked)) if hashed.key == asked.key => {
+                Holds::when(hashed.hash == asked.hash)
+            }
+            (Some(Digest::Keyed(_)) | None, _) => Holds::Perhaps,
         }
     }
 
     /// Whether a key with this prefix is among them.
     #[must_use]
     pub fn overlap(&self, prefix: &[u8]) -> Holds {
-        let overlap = |start: &[u8], end: &KeysEnd| {
-            let begins_before_its_end = start.starts_with(prefix) || start < prefix;
-            match end {
-                KeysEnd::Point => start.starts_with(prefix),
-                KeysEnd::Before(end) => begins_before_its_end && end.as_slice() > prefix,
-                KeysEnd::Infinity => begins_before_its_end,
-            }
-        };
-        match self {
-            Self::Plain { start, end, .. } => Holds::when(overlap(start, end)),
-            Self::Cut { start, end: KeysEnd::Point, .. } if start.starts_with(prefix) => Holds::Yes,
-            Self::Cut { start, end: KeysEnd::Point, .. } => {
-                Holds::perhaps_when(prefix.starts_with(start))
-            }
-            Self::Cut { start, end, end_is_cut, .. } => {
-                let reaches = match end {
-                    KeysEnd::Before(end) => *end_is_cut && prefix.starts_with(end),
-                    KeysEnd::Point | KeysEnd::Infinity => false,
+        let start = self.start.as_slice();
+        let within = start.starts_with(prefix);
+        let may_begin_within = within || (self.start_is_cut && prefix.starts_with(start));
+        match &self.end {
+            KeysEnd::Point if within => Holds::Yes,
+            KeysEnd::Point if may_begin_within => Holds::Perhaps,
+            KeysEnd::Point => Holds::No,
+            end => {
+                let (reaches, surely) = match end {
+                    KeysEnd::Before(end) if self.end_is_cut && prefix.starts_with(end) => {
+                        (true, false)
+                    }
+                    KeysEnd::Before(end) => (end.as_slice() > prefix, true),
+                    KeysEnd::Point | KeysEnd::Infinity => (true, true),
                 };
-                Holds::perhaps_when(reaches || overlap(start, end))
+                match (reaches && (may_begin_within || start < prefix), surely) {
+                    (false, _) => Holds::No,
+                    (true, true) if !self.start_is_cut || !prefix.starts_with(start) => Holds::Yes,
+                    (true, _) => Holds::Perhaps,
+                }
             }
-            Self::Hashed { .. } => Holds::Perhaps,
         }
     }
 
@@ -160,18 +149,15 @@ impl Keys {
     #[must_use]
     pub fn shown(&self) -> String {
         let cut = |is_cut: bool| if is_cut { "…" } else { "" };
-        let (start, start_is_cut, end, end_is_cut) = match self {
-            Self::Hashed { start, is_range: false } => return format!("hmac:{start}"),
-            Self::Hashed { start, is_range: true } => return format!("[hmac:{start}, ?)"),
-            Self::Plain { start, whole, end } => (start, whole.is_some(), end, false),
-            Self::Cut { start, start_is_cut, end, end_is_cut } => {
-                (start, *start_is_cut, end, *end_is_cut)
-            }
-        };
-        let start = format!("{}{}", shown_key(start), cut(start_is_cut));
-        match end {
+        let mut start = format!("{}{}", shown_key(&self.start), cut(self.start_is_cut));
+        if let Some(Digest::Keyed(hashed)) = &self.digest {
+            start.push_str(&format!(" hmac:{hashed}"));
+        }
+        match &self.end {
             KeysEnd::Point => start,
-            KeysEnd::Before(end) => format!("[{start}, {}{})", shown_key(end), cut(end_is_cut)),
+            KeysEnd::Before(end) => {
+                format!("[{start}, {}{})", shown_key(end), cut(self.end_is_cut))
+            }
             KeysEnd::Infinity => format!("[{start}, end)"),
         }
     }
@@ -183,10 +169,13 @@ mod tests {
     use super::Holds::{No, Perhaps, Yes};
     use super::*;
 
+    fn hash(digits: &str) -> KeyedHash {
+        KeyedHash::from_text(&digits.repeat(32)).unwrap()
+    }
+
     fn check(touch: &str, key: &str, holds: Holds, prefix: &str, overlaps: Holds) {
         let keys = serde_json::from_str::<Touch<'_>>(touch).unwrap().keys().unwrap();
-        let hash = KeyedHash::from_text(&"0b".repeat(32)).unwrap();
-        let asked = AskedKey::new(key.as_bytes().to_vec(), Some(&hash));
+        let asked = AskedKey::new(key.as_bytes().to_vec(), Some(&hash("0b")));
         assert_eq!(keys.hold(&asked), holds, "{touch} {key}");
         assert_eq!(keys.overlap(prefix.as_bytes()), overlaps, "{touch} {prefix}");
     }
@@ -205,11 +194,26 @@ mod tests {
         check(all, "/b", Yes, "/b", Yes);
         check(all, "/", No, "/9", No);
         check(r#"{"verb":"put","key_hex":"ff00"}"#, "x", No, "", Yes);
-        // sha256sum of an empty file, for a key that was cut
-        let cut = r#"{"verb":"put","key":"/a","key_bytes":2000,
-            "key_sha256":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}"#;
-        check(cut, "", Yes, "/a", Yes);
-        check(cut, "/a", No, "/b", No);
+    }
+
+    #[test]
+    fn a_key_that_is_too_long_is_told_by_its_digest_and_its_range_is_not_told_for_sure() {
+        // printf '/a/long' | sha256sum
+        let whole = "4b0dabf9ec34583f474b19f8554c88e5d19c8d761faf3d6a78d8053fc08349ab";
+        let point = format!(r#"{{"verb":"put","key":"/a","key_bytes":7,"key_sha256":"{whole}"}}"#);
+        check(&point, "/a/long", Yes, "/a", Yes);
+        check(&point, "/a/other", No, "/a/l", Perhaps);
+        check(&point, "/b", No, "/b", No);
+        let range = format!(
+            r#"{{"verb":"delete","key":"/a","key_bytes":7,"key_sha256":"{whole}","to_infinity":true}}"#
+        );
+        check(&range, "/a/long", Perhaps, "/a/z", Perhaps);
+        check(&range, "/b", Yes, "/b", Yes);
+        let end = format!(
+            r#"{{"verb":"delete","key":"/","range_end":"/a","range_end_bytes":7,"range_end_sha256":"{whole}"}}"#
+        );
+        check(&end, "/a/k", Perhaps, "/a/k", Perhaps);
+        check(&end, "/A", Yes, "/b", No);
     }
 
     #[test]
@@ -223,26 +227,37 @@ mod tests {
         check(range, "/a/b/x", Perhaps, "/a/b/x", Perhaps);
         check(range, "/a/bb", Yes, "/a/c/d", Perhaps);
         check(range, "/a/c/x", Perhaps, "/a/d", No);
-        check(range, "/a/d", No, "/a/", Perhaps);
+        check(range, "/a/d", No, "/a/bb", Yes);
         check(range, "/a/a", No, "/0", No);
         let end = r#"{"verb":"delete","key":"/a","range_end":"/a/c/","range_end_is_cut":true}"#;
         check(end, "/a/b", Yes, "/a/c/d", Perhaps);
         let open = r#"{"verb":"delete","key":"/a/","key_is_cut":true,"to_infinity":true}"#;
-        check(open, "/b", Yes, "/b", Perhaps);
-        check(open, "/a/x", Perhaps, "/0", No);
+        check(open, "/b", Yes, "/b", Yes);
+        check(open, "/a/x", Perhaps, "/!", No);
     }
 
     #[test]
-    fn a_hashed_key_is_known_by_who_has_the_hash_key() {
-        let hash = KeyedHash::from_text(&"0b".repeat(32)).unwrap();
-        let hmac = to_hex(&hash.of_key(b"/a/x"));
-        let point = format!(r#"{{"verb":"put","key_hmac":"{hmac}"}}"#);
-        check(&point, "/a/x", Yes, "/a/", Perhaps);
-        check(&point, "/a/y", No, "/b/", Perhaps);
-        let touch: Touch<'_> = serde_json::from_str(&point).unwrap();
-        let without = AskedKey::new(b"/a/x".to_vec(), None);
-        assert_eq!(touch.keys().unwrap().hold(&without), Perhaps);
-        let range = format!(r#"{{"verb":"list","key_hmac":"{hmac}","range_end_hmac":"{hmac}"}}"#);
-        check(&range, "/a/x", Perhaps, "/a/", Perhaps);
+    fn a_hashed_key_is_known_by_who_has_its_hash_key_and_by_nobody_else() {
+        let hmac = hash("0b").of_key(b"/a/x");
+        let point =
+            format!(r#"{{"verb":"put","key":"/a/","key_is_cut":true,"key_hmac":"{hmac}"}}"#);
+        check(&point, "/a/x", Yes, "/a/", Yes);
+        check(&point, "/a/y", No, "/a/y", Perhaps);
+        check(&point, "/b/x", No, "/b/", No);
+        let keys = serde_json::from_str::<Touch<'_>>(&point).unwrap().keys().unwrap();
+        // The attack on an auditor: a wrong or rotated hash key that makes the true one nobody's.
+        for other in [None, Some(hash("0c"))] {
+            for key in ["/a/x", "/a/y"] {
+                let asked = AskedKey::new(key.as_bytes().to_vec(), other.as_ref());
+                assert_eq!(keys.hold(&asked), Perhaps);
+            }
+        }
+        // A range of which one end is hidden shows the other.
+        let range = format!(
+            r#"{{"verb":"delete","key":"/0","range_end":"/a/","range_end_is_cut":true,"range_end_hmac":"{hmac}"}}"#
+        );
+        check(&range, "/1", Yes, "/1", Yes);
+        check(&range, "/a/x", Perhaps, "/b", No);
+        check(&range, "/b", No, "/!", No);
     }
 }

@@ -25,7 +25,9 @@ impl Objects {
     /// What the keys are under the API server's prefix, such as `/registry`.
     #[must_use]
     pub fn of(prefix: &str, keys: &Keys) -> Option<Self> {
-        let Keys::Plain { start, whole: None, end } = keys else { return None };
+        let Keys { start, start_is_cut: false, end, end_is_cut: false, .. } = keys else {
+            return None;
+        };
         let key = std::str::from_utf8(start).ok()?;
         let rest = key.strip_prefix(prefix.trim_end_matches('/'))?.strip_prefix('/')?;
         let all = match end {
@@ -96,9 +98,14 @@ fn is_name(part: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn keys(start: &str, end: KeysEnd) -> Keys {
+        let start = start.as_bytes().to_vec();
+        Keys { start, start_is_cut: false, digest: None, end, end_is_cut: false }
+    }
+
     fn check(start: &str, end: Option<&str>, expected: Option<&str>) {
         let end = end.map_or(KeysEnd::Point, |end| KeysEnd::Before(end.as_bytes().to_vec()));
-        let keys = Keys::Plain { start: start.as_bytes().to_vec(), whole: None, end };
+        let keys = keys(start, end);
         let shown = Objects::of("/registry", &keys).map(|objects| objects.shown());
         assert_eq!(shown.as_deref(), expected, "{start}");
         assert_eq!(Objects::of("/registry/", &keys).map(|objects| objects.shown()), shown);
@@ -132,8 +139,7 @@ mod tests {
         check("/registry/secrets/a/x", Some("/registry/secrets/a0"), None);
         check("/registry/", Some("/registry0"), None);
         check("/registry/cert-manager.io/", Some("/registry/cert-manager.io0"), None);
-        let keys =
-            Keys::Plain { start: b"/registry/a/".to_vec(), whole: None, end: KeysEnd::Infinity };
+        let keys = keys("/registry/a/", KeysEnd::Infinity);
         assert_eq!(Objects::of("/registry", &keys), None);
     }
 
@@ -154,9 +160,7 @@ mod tests {
         ] {
             check(key, None, None);
         }
-        let whole = Some("00".to_owned());
-        let cut =
-            Keys::Plain { start: b"/registry/secrets/a/b".to_vec(), whole, end: KeysEnd::Point };
+        let cut = Keys { start_is_cut: true, ..keys("/registry/secrets/a/b", KeysEnd::Point) };
         assert_eq!(Objects::of("/registry", &cut), None);
     }
 }

@@ -1,7 +1,5 @@
 //! What is asked of a log: which calls, who last wrote a key.
 
-use std::cell::Cell;
-
 use super::calls::{Call, KeyTouch};
 use super::keys::{AskedKey, Holds};
 
@@ -30,21 +28,32 @@ pub struct Question {
     pub after_seq: Option<u64>,
     /// ringfence's own steps, too.
     pub own_steps: bool,
-    /// Calls that would fit if their keys had been recorded.
-    pub unnamed: Cell<u64>,
+}
+
+/// Whether a call is one that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fits {
+    /// It is not.
+    No,
+    /// Its keys were not recorded; all else fits.
+    Unnamed,
+    /// Its keys are not shown enough to tell.
+    Perhaps,
+    /// It is.
+    Yes,
 }
 
 impl Question {
     /// Whether it is about this call.
     #[must_use]
-    pub fn fits(&self, call: &Call) -> bool {
+    pub fn fits(&self, call: &Call) -> Fits {
         let own = call.principal.as_deref() == Some("(ringfence)");
-        (self.own_steps || !own)
+        let fits = (self.own_steps || !own)
             && self.fits_text(call)
             && self.since.as_ref().is_none_or(|since| call.time >= *since)
             && self.until.as_ref().is_none_or(|until| call.time < *until)
-            && self.after_seq.is_none_or(|after| call.seq > after)
-            && self.fits_keys(call)
+            && self.after_seq.is_none_or(|after| call.seq > after);
+        if fits { self.fits_keys(call) } else { Fits::No }
     }
 
     fn fits_text(&self, call: &Call) -> bool {
@@ -70,21 +79,25 @@ impl Question {
     }
 
     /// Verb, key and prefix have to fit the same touch.
-    fn fits_keys(&self, call: &Call) -> bool {
+    fn fits_keys(&self, call: &Call) -> Fits {
+        let is_wanted = |verb: &str| self.verb.as_ref().is_none_or(|wanted| wanted == verb);
         if self.key.is_none() && self.prefix.is_none() {
-            return self.verb.as_ref().is_none_or(|verb| {
-                let is_it = |touch: &String| touch.split(' ').next() == Some(verb.as_str());
-                call.touches.iter().any(is_it)
-            });
+            let mut verbs = call.touches.iter().map(|touch| touch.split(' ').next().unwrap_or(""));
+            let fits = self.verb.is_none() || verbs.any(is_wanted);
+            return if fits { Fits::Yes } else { Fits::No };
         }
-        if call.is_unnamed {
-            self.unnamed.set(self.unnamed.get().saturating_add(1));
+        let wanted = call.keys.iter().filter(|touch| is_wanted(&touch.verb));
+        let holds = wanted.map(|KeyTouch { keys, .. }| {
+            let key = self.key.as_ref().map_or(Holds::Yes, |key| keys.hold(key));
+            let prefix = self.prefix.as_ref().map_or(Holds::Yes, |prefix| keys.overlap(prefix));
+            key.min(prefix)
+        });
+        match holds.max().unwrap_or(Holds::No) {
+            Holds::Yes => Fits::Yes,
+            Holds::Perhaps => Fits::Perhaps,
+            Holds::No if call.unnamed.iter().any(|verb| is_wanted(verb)) => Fits::Unnamed,
+            Holds::No => Fits::No,
         }
-        call.keys.iter().any(|KeyTouch { verb, keys, .. }| {
-            self.verb.as_ref().is_none_or(|wanted| wanted == verb)
-                && self.key.as_ref().is_none_or(|key| keys.hold(key) != Holds::No)
-                && self.prefix.as_ref().is_none_or(|prefix| keys.overlap(prefix) != Holds::No)
-        })
     }
 }
 
@@ -99,16 +112,22 @@ pub struct Blame {
     pub denied: u64,
     /// Changes of keys that were not recorded.
     pub unnamed: u64,
+    /// Calls of which it is not known and which are not remembered: the oldest.
+    pub forgotten: u64,
 }
 
 /// The most calls of which it is not known whether they did anything.
-const PERHAPS_MAX: usize = 100;
+const PERHAPS_MAX: usize = 1000;
 
 impl Blame {
-    /// Whether a call would change the key, as far as its record shows.
+    /// Whether a call may have changed the key, or something that its record does not show.
     #[must_use]
     pub fn concerns(key: &AskedKey, call: &Call) -> bool {
-        call.is_unnamed || Self::changes(key, call) != Holds::No
+        Self::changes_unnamed(call) || Self::changes(key, call) != Holds::No
+    }
+
+    fn changes_unnamed(call: &Call) -> bool {
+        call.unnamed.iter().any(|verb| verb == "put" || verb == "delete")
     }
 
     fn changes(key: &AskedKey, call: &Call) -> Holds {
@@ -121,8 +140,7 @@ impl Blame {
     pub fn take(&mut self, key: &AskedKey, call: Call) {
         let changes = Self::changes(key, &call);
         if changes == Holds::No {
-            let writes = |touch: &String| touch == "put" || touch == "delete";
-            self.unnamed += u64::from(call.touches.iter().any(writes));
+            self.unnamed += 1;
             return;
         }
         if call.verdict != "allow" {
@@ -132,7 +150,11 @@ impl Blame {
         let refused_by_etcd = call.outcome.as_ref().is_some_and(|outcome| {
             outcome.fault.is_none() && outcome.status.is_some_and(|status| status != 0)
         });
-        if refused_by_etcd {
+        // A deletion that found nothing would else stand for the last change.
+        let deleted_nothing = call.is_proven()
+            && call.rpc.ends_with("/DeleteRange")
+            && call.outcome.as_ref().is_some_and(|outcome| outcome.count.is_none());
+        if refused_by_etcd || deleted_nothing {
             return;
         }
         // A transaction that went well may have taken its other branch; and a key that the record does not show
@@ -144,7 +166,9 @@ impl Blame {
             return;
         }
         if self.perhaps.len() >= PERHAPS_MAX {
+            // Who wants to hide a change behind many others shows at least that there were many.
             self.perhaps.remove(0);
+            self.forgotten += 1;
         }
         self.perhaps.push(call);
     }

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::keys::{Keys, KeysEnd};
+use super::keys::{Digest, Keys, KeysEnd};
 use crate::chain::{from_hex, to_hex};
+use crate::keyed_hash::Hashed;
 
 /// The fields of a record about a call or a connection; which of them it has depends on its type.
 #[derive(Debug, Deserialize)]
@@ -62,6 +63,8 @@ pub struct Record<'l> {
     pub fault: Option<Cow<'l, str>>,
     /// The store's revision.
     pub revision: Option<i64>,
+    /// How many keys.
+    pub count: Option<i64>,
     /// From the decision to the end.
     pub latency_us: Option<u64>,
     /// Address and port of a client.
@@ -89,10 +92,10 @@ pub struct Touch<'l> {
     range_end: Option<Cow<'l, str>>,
     #[serde(borrow)]
     range_end_hex: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    range_end_sha256: Option<Cow<'l, str>>,
     #[serde(default)]
     range_end_is_cut: bool,
-    #[serde(borrow)]
-    range_end_hmac: Option<Cow<'l, str>>,
     #[serde(default)]
     to_infinity: bool,
     #[serde(borrow)]
@@ -105,11 +108,6 @@ impl Touch<'_> {
     /// The keys that it is about; `None` when it is about none, or they cannot be read.
     #[must_use]
     pub fn keys(&self) -> Option<Keys> {
-        let owned = |text: &Option<Cow<'_, str>>| text.as_deref().map(str::to_owned);
-        if let Some(start) = owned(&self.key_hmac) {
-            let is_range = self.to_infinity || self.range_end_hmac.is_some();
-            return Some(Keys::Hashed { start, is_range });
-        }
         let start = bytes(self.key.as_deref(), self.key_hex.as_deref())?;
         let end = bytes(self.range_end.as_deref(), self.range_end_hex.as_deref());
         let end = match (end, self.to_infinity) {
@@ -117,15 +115,14 @@ impl Touch<'_> {
             (Some(end), false) => KeysEnd::Before(end),
             (None, false) => KeysEnd::Point,
         };
-        Some(if self.key_is_cut || self.range_end_is_cut {
-            Keys::Cut {
-                start,
-                start_is_cut: self.key_is_cut,
-                end,
-                end_is_cut: self.range_end_is_cut,
-            }
-        } else {
-            Keys::Plain { start, whole: owned(&self.key_sha256), end }
+        let keyed = self.key_hmac.as_deref().and_then(Hashed::from_text).map(Digest::Keyed);
+        let whole = self.key_sha256.as_deref().map(|whole| Digest::Sha256(whole.to_owned()));
+        Some(Keys {
+            start,
+            start_is_cut: self.key_is_cut || self.key_sha256.is_some(),
+            digest: keyed.or(whole),
+            end,
+            end_is_cut: self.range_end_is_cut || self.range_end_sha256.is_some(),
         })
     }
 
@@ -133,10 +130,7 @@ impl Touch<'_> {
     #[must_use]
     pub fn is_unnamed(&self) -> bool {
         let of_keys = ["get", "list", "watch", "put", "delete"];
-        self.key.is_none()
-            && self.key_hex.is_none()
-            && self.key_hmac.is_none()
-            && of_keys.contains(&&*self.verb)
+        self.key.is_none() && self.key_hex.is_none() && of_keys.contains(&&*self.verb)
     }
 
     /// For people: the verb, and what it is done to.

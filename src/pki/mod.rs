@@ -74,9 +74,7 @@ pub fn make(recipe: &Recipe, folder: &Path, now: Duration) -> Result<Vec<PathBuf
 
 fn hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            "\n  hint: nothing is replaced: remove it, or name another folder"
-        }
+        std::io::ErrorKind::AlreadyExists => "\n  hint: nothing is replaced: give another name",
         _ => "",
     }
 }

@@ -112,7 +112,7 @@ impl<'a> Asking<'a> {
         let rules = permit.rules().iter().map(|rule| self.core.policy.rule_name(*rule)).collect();
         let values = || written_values(permit.rpc(), permit.body());
         let shown =
-            self.core.recorder.levels().of_allowed(self.identity(), permit.touches(), values);
+            self.core.recorder.levels().of_allowed(self.identity(), permit.touches(), draw, values);
         let recorded = match shown {
             Shown::LeftOut(by_rule) => self.core.recorder.leave_out(self.call, by_rule),
             Shown::Recorded(touches) => {
@@ -259,4 +259,11 @@ pub(super) fn refusal_record(
 
 pub(super) fn record(event: Event) -> Record {
     Record { time: clock::since_epoch(), event }
+}
+
+/// A number that no client can tell ahead; without randomness everything is recorded.
+pub(super) fn draw() -> u32 {
+    let mut drawn = [0; 4];
+    let filled = aws_lc_rs::rand::fill(&mut drawn);
+    filled.map_or(0, |()| u32::from_ne_bytes(drawn))
 }

@@ -33,7 +33,17 @@ fn every_mistake_of_what_is_recorded_is_told() {
         "level_no_hash_key",
         "values = \"keyed-hash\"\n[[audit.level]]\nlevel = \"request\"\nkeys = \"keyed-hash\"\nkey_parts = 3",
     );
-    check("level_hash_key_for_nothing", "hash_key = \"no-such-file\"");
+    check("level_hash_key_for_nothing", "hash_key = \"audit/no-such-file\"");
+    check("level_lease", "[[audit.level]]\nlevel = \"none\"\nverbs = [\"lease\"]");
+}
+
+#[test]
+fn a_rule_that_never_counts_is_warned_of() {
+    let rules = "directory = \"audit\"\n[[audit.level]]\nlevel = \"metadata\"\nverbs = [\"get\", \"list\"]\n\
+        [[audit.level]]\nlevel = \"request\"\nverbs = [\"get\"]\nprefixes = [\"/tenants/\"]\n\
+        [[audit.level]]\nlevel = \"request\"\nverbs = [\"get\", \"put\"]";
+    let config = CONFIG.replace("directory = \"audit\"", rules);
+    warn("audit_level_for_nothing", &config, &POLICY.replace("\"compact\"", "\"status\""));
 }
 
 #[test]

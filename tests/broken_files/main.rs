@@ -487,7 +487,7 @@ fn a_recipe_is_followed_whole_or_not_at_all() {
     assert!(make().0);
     let (success, said) = make();
     let expected = "error: cannot write `made/ca.crt`: File exists (os error 17)\n  \
-        hint: nothing is replaced: remove it, or name another folder\n";
+        hint: nothing is replaced: give another name\n";
     assert!(!success, "{said}");
     assert_eq!(said, expected);
 }

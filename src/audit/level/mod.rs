@@ -1,16 +1,17 @@
 //! Which allowed requests are recorded, and how much of them is: the first rule that fits says so, for each
 //! thing that a request does. What is denied or refused is always recorded, whatever the rules say.
 //!
-//! A range that lies in a rule's prefixes only partly also meets the rules behind it: the most detailed level of
-//! them counts, and the form that shows the least of a key. Else a wide read would hide behind a narrow rule.
+//! A range that lies in a rule's prefixes only partly also meets the rules behind it, and the most detailed level
+//! of them counts: else a wide read would hide behind a narrow rule. Randomness comes in as an argument.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cmp::Reverse;
+use std::num::NonZeroU32;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::event::{LevelsInForce, RecordedTouch, RecordedTouches};
-use crate::etcd::{KeyRange, KeyVerb, LeaseUse, RangeEnd, StoreVerb, Touch, Touches};
+use super::event::{LevelsInForce, RecordedKey, RecordedTouch, RecordedTouches};
+use crate::etcd::{KeyRange, KeyVerb, LeaseUse, RangeEnd, StoreVerb, StoredKey, Touch, Touches};
 use crate::keyed_hash::KeyedHash;
 
 /// How much of a request is recorded.
@@ -46,10 +47,9 @@ pub enum KeyForm {
     /// The key.
     #[default]
     Plain,
-    /// So many of its parts between slashes; the number is counted down from [`PARTS_MAX`], so that fewer parts
-    /// are the greater form.
-    Parts(std::cmp::Reverse<u8>),
-    /// Its keyed hash.
+    /// So many of its parts between slashes; fewer are the greater form.
+    Parts(Reverse<u8>),
+    /// The prefix by which the rule knows it, and its keyed hash.
     Hashed,
 }
 
@@ -57,7 +57,7 @@ pub enum KeyForm {
 pub const PARTS_MAX: u8 = 64;
 
 /// One rule.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LevelRule {
     /// How much is recorded.
     pub level: Level,
@@ -66,15 +66,31 @@ pub struct LevelRule {
     /// Of which verbs, by their names in records; of all when empty.
     pub verbs: Vec<String>,
     /// Of keys with which prefixes; of all, and of what has no key, when empty.
-    pub prefixes: Vec<Vec<u8>>,
-    /// One in how many is recorded; 1 is each.
-    pub one_in: u32,
+    pub prefixes: Vec<Prefix>,
+    /// One in how many is recorded.
+    pub one_in: NonZeroU32,
     /// How keys are shown.
     pub keys: KeyForm,
     /// As the first record of a chain shows it.
     pub text: String,
-    /// How many it was asked about.
-    pub seen: AtomicU64,
+}
+
+/// All keys that begin alike; where they end is worked out once, not for each call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix(KeyRange);
+
+impl Prefix {
+    /// The keys with that beginning.
+    #[must_use]
+    pub fn new(prefix: &[u8]) -> Self {
+        Self(KeyRange::prefix(prefix))
+    }
+
+    /// What they begin with.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.0.start().as_bytes()
+    }
 }
 
 /// The rules, in their order, and what hashes.
@@ -102,12 +118,11 @@ pub enum Shown {
 pub struct LeftOut(());
 
 /// What the rules say of one touch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Told {
+struct Told<'r> {
     level: Level,
-    keys: KeyForm,
-    /// 1 when it is not one of several.
-    one_in: u32,
+    one_in: NonZeroU32,
+    /// Those that it meets, up to the one that it fits.
+    met: SmallVec<[&'r LevelRule; 2]>,
 }
 
 /// How a touch lies to the prefixes of a rule.
@@ -119,31 +134,37 @@ enum Meets {
 }
 
 impl Levels {
-    /// What is recorded of an allowed request; `values` gives what it writes, in the order of its puts, and
-    /// is asked only when values are hashed; none for a put that keeps the value as it is.
+    /// What is recorded of an allowed request. `draw` gives a random number, and is asked when calls are sampled:
+    /// a client that could tell whose turn it is would wait for its own to pass. `values` gives what the request
+    /// writes, in the order of its puts, and is asked when values are hashed; none for a put that keeps the value.
     pub fn of_allowed(
         &self,
         identity: &str,
         touches: &Touches,
+        draw: impl FnOnce() -> u32,
         values: impl FnOnce() -> Vec<Option<Bytes>>,
     ) -> Shown {
         if self.rules.is_empty() && !self.value_hashes {
             return Shown::Recorded(RecordedTouches::new(touches));
         }
-        let told: SmallVec<[Told; 2]> =
-            touches.iter().map(|touch| self.told(identity, touch)).collect();
-        let level = told.iter().map(|told| told.level).max().unwrap_or_default();
-        if level == Level::None {
+        // One for all that the request does: else a decoy could be what is shown of it.
+        let drawn = if self.samples() { draw() } else { 0 };
+        let told: SmallVec<[Told<'_>; 2]> =
+            touches.iter().map(|touch| self.told(identity, touch, drawn)).collect();
+        let most = told.iter().map(|told| told.level).max().unwrap_or_default();
+        if most == Level::None {
             return Shown::LeftOut(LeftOut(()));
         }
         let recorded = told.iter().filter(|told| told.level > Level::None);
-        let one_in = recorded.map(|told| told.one_in).min().unwrap_or(1);
+        let one_in = recorded.map(|told| told.one_in).min().unwrap_or(NonZeroU32::MIN);
+        let hides = told.iter().any(|told| told.level < Level::Request);
+        let level = if hides { Level::Metadata } else { Level::Request };
         let shown = touches.iter().zip(&told).map(|(touch, told)| match told.level {
             Level::None | Level::Metadata => RecordedTouch::Verb(verb(touch)),
-            Level::Request => self.shown(touch, told.keys),
+            Level::Request => self.shown(touch, &told.met),
         });
         let mut shown = RecordedTouches { touches: shown.collect(), level, one_in };
-        if self.value_hashes && level == Level::Request {
+        if self.value_hashes && most == Level::Request {
             self.add_values(&mut shown, &values());
         }
         Shown::Recorded(shown)
@@ -155,59 +176,59 @@ impl Levels {
         if self.rules.is_empty() {
             return RecordedTouches::new(touches);
         }
-        let shown = touches.iter().map(|touch| {
-            let (_, keys) = self.fitting(identity, touch);
-            self.shown(touch, keys)
-        });
-        RecordedTouches { touches: shown.collect(), level: Level::Request, one_in: 1 }
+        let shown = touches.iter().map(|touch| self.shown(touch, &self.met(identity, touch).0));
+        RecordedTouches { touches: shown.collect(), ..RecordedTouches::default() }
     }
 
     /// For the first record of the chain.
     pub(super) fn in_force(&self) -> LevelsInForce {
         LevelsInForce {
             rules: self.rules.iter().map(|rule| rule.text.clone()).collect(),
-            hash_key: self.hash.as_ref().map(KeyedHash::name),
+            hash_key: self.hash.as_ref().map(|hash| hash.name().to_owned()),
             value_hashes: self.value_hashes,
         }
     }
 
-    /// What the rules say, sampled.
-    fn told(&self, identity: &str, touch: &Touch) -> Told {
-        let (rules, keys) = self.fitting(identity, touch);
-        let sampled = |rule: &&LevelRule| {
-            let one_in = u64::from(rule.one_in.max(1));
-            rule.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(one_in)
-        };
-        let most = rules.iter().copied().filter(sampled).max_by_key(|rule| rule.level);
-        match (rules.is_empty(), most) {
-            (true, _) => Told { keys, one_in: 1, ..Told::default() },
-            (false, None) => Told { level: Level::None, keys, one_in: 1 },
-            (false, Some(rule)) => Told { level: rule.level, keys, one_in: rule.one_in.max(1) },
-        }
+    fn samples(&self) -> bool {
+        self.rules.iter().any(|rule| rule.one_in > NonZeroU32::MIN)
     }
 
-    /// The rules that a touch meets, up to the one that it fits; none when the default counts. And what is
-    /// shown of its keys.
-    fn fitting(&self, identity: &str, touch: &Touch) -> (SmallVec<[&LevelRule; 2]>, KeyForm) {
-        let (mut met, mut keys) = (SmallVec::new(), KeyForm::Plain);
+    fn told(&self, identity: &str, touch: &Touch, drawn: u32) -> Told<'_> {
+        let (met, fits) = self.met(identity, touch);
+        if !fits {
+            // Behind the last rule stands the default, which records everything.
+            return Told { level: Level::Request, one_in: NonZeroU32::MIN, met };
+        }
+        let sampled = met.iter().filter(|rule| drawn.is_multiple_of(rule.one_in.get()));
+        let most = sampled.max_by_key(|rule| (rule.level, Reverse(rule.one_in)));
+        let (level, one_in) =
+            most.map_or((Level::None, NonZeroU32::MIN), |rule| (rule.level, rule.one_in));
+        Told { level, one_in, met }
+    }
+
+    /// The rules that a touch meets, up to the one that it fits, and whether it fits one.
+    fn met(&self, identity: &str, touch: &Touch) -> (SmallVec<[&LevelRule; 2]>, bool) {
+        let mut met = SmallVec::new();
         for rule in &self.rules {
             let meets = rule.meets(identity, touch);
-            if meets == Meets::Not {
-                continue;
+            if meets != Meets::Not {
+                met.push(rule);
             }
-            keys = keys.max(rule.keys);
-            met.push(rule);
             if meets == Meets::Wholly {
-                return (met, keys);
+                return (met, true);
             }
         }
-        // Behind the last rule stands the default, which records everything.
-        met.clear();
-        (met, keys)
+        (met, false)
     }
 
-    fn shown(&self, touch: &Touch, keys: KeyForm) -> RecordedTouch {
-        RecordedTouch::new(touch, keys, self.hash.as_ref())
+    /// Both ends of a range have a form of their own: what lies in no rule's prefixes hides nothing, and hidden it
+    /// could never be told again.
+    fn shown(&self, touch: &Touch, met: &[&LevelRule]) -> RecordedTouch {
+        RecordedTouch::new(touch, |key| {
+            let forms = met.iter().filter_map(|rule| Some((rule.keys, rule.prefix_of(key)?)));
+            let (form, prefix) = forms.max_by_key(|(form, _)| *form).unwrap_or_default();
+            RecordedKey::new(key, form, prefix, self.hash.as_ref())
+        })
     }
 
     fn add_values(&self, shown: &mut RecordedTouches, values: &[Option<Bytes>]) {
@@ -239,21 +260,46 @@ impl LevelRule {
             return Meets::Wholly;
         }
         let Touch::Key { range, .. } = touch else { return Meets::Not };
-        let lies = |prefix: &Vec<u8>| lies(range, prefix);
-        if self.prefixes.iter().any(|prefix| lies(prefix) == Meets::Wholly) {
-            Meets::Wholly
-        } else if self.prefixes.iter().any(|prefix| lies(prefix) == Meets::Partly) {
-            Meets::Partly
-        } else {
-            Meets::Not
+        let mut most = Meets::Not;
+        for prefix in &self.prefixes {
+            match lies(range, prefix) {
+                Meets::Wholly => return Meets::Wholly,
+                Meets::Partly => most = Meets::Partly,
+                Meets::Not => {}
+            }
         }
+        most
+    }
+
+    /// Whether it fits all that the other fits; a rule that is met in part counts on.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let all = |these: &[String], those: &[String]| {
+            these.is_empty() || (!those.is_empty() && those.iter().all(|one| these.contains(one)))
+        };
+        let begins = |prefix: &Prefix| {
+            self.prefixes.iter().any(|wider| prefix.bytes().starts_with(wider.bytes()))
+        };
+        let prefixes = self.prefixes.is_empty()
+            || (!other.prefixes.is_empty() && other.prefixes.iter().all(begins));
+        all(&self.identities, &other.identities) && all(&self.verbs, &other.verbs) && prefixes
+    }
+
+    /// The prefix of the rule that a key has; empty when the rule is for all keys.
+    fn prefix_of(&self, key: &StoredKey) -> Option<&[u8]> {
+        if self.prefixes.is_empty() {
+            return Some(b"");
+        }
+        let fitting = self.prefixes.iter().map(Prefix::bytes);
+        fitting
+            .filter(|prefix| key.as_bytes().starts_with(prefix))
+            .max_by_key(|prefix| prefix.len())
     }
 }
 
 /// How a range lies to all keys with a prefix.
-fn lies(range: &KeyRange, prefix: &[u8]) -> Meets {
-    let start = range.start().as_bytes();
-    let all = KeyRange::prefix(prefix);
+fn lies(range: &KeyRange, Prefix(all): &Prefix) -> Meets {
+    let (start, prefix) = (range.start().as_bytes(), all.start().as_bytes());
     let ends_within = match (range.end(), all.end()) {
         (RangeEnd::Point, _) | (_, RangeEnd::Infinity) => true,
         (RangeEnd::Before(end), RangeEnd::Before(all)) => end <= all,
@@ -286,13 +332,14 @@ pub(super) const fn verb(touch: &Touch) -> &'static str {
 const WATCH_CANCEL: &str = "watch.cancel";
 const WATCH_PROGRESS: &str = "watch.progress";
 
-/// Whether there is such a verb in records; if so, whether it changes anything.
+/// Whether there is such a verb in records; if so, whether it changes anything. `lease`, a word of the policy, is in
+/// none: records say which use it is.
 #[must_use]
 pub fn changes(name: &str) -> Option<bool> {
     if let Some(verb) = KeyVerb::from_name(name) {
         return Some(matches!(verb, KeyVerb::Put | KeyVerb::Delete));
     }
-    if let Some(verb) = StoreVerb::from_name(name) {
+    if let Some(verb) = StoreVerb::from_name(name).filter(|verb| *verb != StoreVerb::Lease) {
         return Some(changes_store(verb));
     }
     if let Some(usage) = LeaseUse::ALL.into_iter().find(|usage| usage.name() == name) {

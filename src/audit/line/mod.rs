@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -192,7 +193,7 @@ fn decision(line: &mut Line<'_>, event: &DecisionEvent) {
     if event.touches.level < Level::Request {
         line.text("level", event.touches.level.name());
     }
-    if event.touches.one_in > 1 {
+    if event.touches.one_in > NonZeroU32::MIN {
         line.number("one_in", event.touches.one_in);
     }
     line.name("touches");
@@ -212,7 +213,7 @@ fn touch(line: &mut Line<'_>, touch: &RecordedTouch) {
                 RecordedEnd::Infinity => line.flag("to_infinity", true),
             }
             if let Some(value) = value {
-                line.hex("value_hmac", &**value);
+                line.number("value_hmac", format_args!("\"{value}\""));
             }
         }
         RecordedTouch::Other(touch) => other_touch(line, touch),
@@ -380,7 +381,11 @@ impl<'a> Line<'a> {
                 self.key_bytes(names, bytes);
                 self.flag(names.parts, true);
             }
-            RecordedKey::Hashed(hash) => self.hex(names.hmac, &**hash),
+            RecordedKey::Hashed { prefix, hash } => {
+                self.key_bytes(names, prefix);
+                self.flag(names.parts, true);
+                self.number(names.hmac, format_args!("\"{hash}\""));
+            }
         }
     }
 

@@ -1,3 +1,5 @@
+//! Lines as they are written, byte for byte.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,44 +86,49 @@ fn a_key_of_a_megabyte_is_cut_and_told_by_its_hash() {
 #[test]
 fn keys_that_a_rule_hides_have_other_names() {
     use crate::audit::event::{RecordedEnd, RecordedKey, RecordedTouch};
-    let hash = || RecordedKey::Hashed(Box::new([0xab; 32]));
+    let hashed = |hash: &str| {
+        let (key, hash) = ("0123456789abcdef".to_owned(), hash.repeat(32));
+        Box::new(crate::keyed_hash::Hashed { key, hash })
+    };
+    let key = || RecordedKey::Hashed { prefix: b"/s/"[..].into(), hash: hashed("ab") };
     let touches = RecordedTouches {
         touches: smallvec::smallvec![
             RecordedTouch::Key {
                 verb: KeyVerb::Put,
                 start: RecordedKey::Parts(b"/registry/"[..].into()),
                 end: RecordedEnd::Point,
-                value: Some(Box::new([0xcd; 32])),
+                value: Some(hashed("cd")),
             },
             RecordedTouch::Key {
                 verb: KeyVerb::List,
-                start: hash(),
-                end: RecordedEnd::Before(hash()),
+                start: key(),
+                end: RecordedEnd::Before(key()),
                 value: None,
             },
             RecordedTouch::Verb("get"),
         ],
         level: Level::Request,
-        one_in: 100,
+        one_in: NonZeroU32::new(100).unwrap(),
     };
     let Event::Decision(mut event) = decision_of(Verdict::Allow(smallvec::smallvec![]), &[]) else {
         panic!()
     };
     event.touches = touches;
-    let (key, value) = ("ab".repeat(32), "cd".repeat(32));
+    let (key, value) = (hashed("ab"), hashed("cd"));
     let head = "\"type\":\"decision\",\"connection\":3,\"call\":9,\"principal\":\"tenant(cn=acme)\",\
          \"rpc\":\"/etcdserverpb.KV/Range\",\"verdict\":\"allow\",\"rules\":[]";
     check(
         Event::Decision(event.clone()),
         &format!(
             "{head},\"one_in\":100,\"touches\":[{{\"verb\":\"put\",\"key\":\"/registry/\",\"key_is_cut\":true,\
-             \"value_hmac\":\"{value}\"}},{{\"verb\":\"list\",\"key_hmac\":\"{key}\",\
+             \"value_hmac\":\"{value}\"}},{{\"verb\":\"list\",\"key\":\"/s/\",\"key_is_cut\":true,\
+             \"key_hmac\":\"{key}\",\"range_end\":\"/s/\",\"range_end_is_cut\":true,\
              \"range_end_hmac\":\"{key}\"}},{{\"verb\":\"get\"}}],\"request_bytes\":12"
         ),
     );
     event.touches.level = Level::Metadata;
     event.touches.touches.drain(..2);
-    event.touches.one_in = 1;
+    event.touches.one_in = NonZeroU32::MIN;
     check(
         Event::Decision(event),
         &format!(

@@ -49,6 +49,12 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     blame.conclude();
     tell(&key, &blame);
     complain_unnamed(blame.unnamed);
+    if blame.forgotten > 0 {
+        complain(&format!(
+            "note: {} older calls that may have changed it are not shown; `audit query --key` shows all",
+            blame.forgotten
+        ));
+    }
     if complain_unread(&unread) {
         ExitCode::from(COULD_NOT)
     } else if blame.last.is_some() || !blame.perhaps.is_empty() {

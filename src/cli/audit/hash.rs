@@ -6,18 +6,18 @@ use std::process::ExitCode;
 
 use super::COULD_NOT;
 use super::question::read_hash_key;
-use crate::chain::to_hex;
 use crate::cli::{complain, say};
 
 /// The most bytes of a value: more than etcd takes.
 const VALUE_BYTES_MAX: u64 = 256 << 20;
 
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["key", "value"])))]
 pub(super) struct Arguments {
     /// The file of `audit.hash_key`
     hash_key: PathBuf,
     /// Hash this key, as `key_hmac` and `range_end_hmac` of a record show it
-    #[arg(long, required_unless_present = "value", conflicts_with = "value")]
+    #[arg(long)]
     key: Option<String>,
     /// Hash what is in this file, as `value_hmac` of a record shows it; - reads from standard input
     #[arg(long, value_name = "FILE")]
@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     });
     match hashed {
         Ok(hash) => {
-            say(&to_hex(&hash));
+            say(&hash.to_string());
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -8,7 +8,7 @@ use crate::pki;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The private key; the public one gets `.pub` behind it. A file that is there is never replaced.
+    /// The private key; the public one of a seal gets `.pub` behind it. A file that is there is never replaced.
     /// Not in the folder of the log: whoever can change the log must not find the key.
     file: PathBuf,
     /// A key for keyed hashes instead: one file, for `audit.hash_key` and for auditors

@@ -1,4 +1,4 @@
-//! `ringfence audit`: the key that seals the log, what a log proves, and what it says.
+//! `ringfence audit`: the keys that seal and hash, what a log proves, and what it says.
 
 mod blame;
 mod hash;

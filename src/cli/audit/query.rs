@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write as _};
 use std::process::ExitCode;
 
-use super::question::{Naming, Which, complain_unnamed, files};
+use super::question::{Asked, Naming, Which, files};
 use super::show::{csv_head, csv_line, table_head, table_line};
 use super::{COULD_NOT, complain_unread};
 use crate::cli::complain;
@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     let question = match arguments.which.question() {
-        Ok(question) => question,
+        Ok(question) => Asked::new(question),
         Err(error) => {
             complain(&error);
             return ExitCode::from(COULD_NOT);
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let mut found = 0_u64;
     // A reader that went away is no reason to fail.
     let mut tell = |call: Call| {
-        let call = arguments.naming.name(call);
+        let call = arguments.naming.name(question.mark(call));
         let head = found == 0;
         found += 1;
         if arguments.json {
@@ -62,9 +62,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             drop(writeln!(out, "{}", table_line(&call)));
         }
     };
-    let unread = read(&segments, &|call| question.fits(call), &mut tell);
+    let unread = read(&segments, &|call| question.takes(call), &mut tell);
     drop(out.flush());
-    complain_unnamed(question.unnamed.get());
+    question.complain();
     if complain_unread(&unread) {
         ExitCode::from(COULD_NOT)
     } else if found == 0 {

@@ -1,5 +1,6 @@
 //! What `query` and `top` are asked, read from the command line.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::cli::complain;
 use crate::clock;
 use crate::evidence::calls::Call;
 use crate::evidence::keys::AskedKey;
-use crate::evidence::question::Question;
+use crate::evidence::question::{Fits, Question};
 use crate::evidence::{Segment, find};
 use crate::keyed_hash::KeyedHash;
 
@@ -97,7 +98,6 @@ impl Which {
             until: self.until.clone(),
             after_seq: self.after_seq,
             own_steps: self.own_steps,
-            unnamed: std::cell::Cell::new(0),
         })
     }
 }
@@ -106,7 +106,7 @@ impl Which {
 #[derive(Debug, clap::Args)]
 pub(super) struct HashKey {
     /// The file of `audit.hash_key`, where keys are hashed
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "key")]
     hash_key: Option<PathBuf>,
 }
 
@@ -116,10 +116,60 @@ impl HashKey {
     }
 }
 
-/// Reads a hash key; what is wrong otherwise.
+/// Reads a hash key; what is wrong otherwise, and how to mend it.
 pub(super) fn read_hash_key(path: &Path) -> Result<KeyedHash, String> {
-    let text = crate::config::read_text(path).map_err(|error| format!("error: {}", error.what))?;
-    KeyedHash::from_text(&text).map_err(|error| format!("error: `{}` {error}", path.display()))
+    let hint = "the file of `audit.hash_key`; `ringfence audit keygen --hash FILE` makes a new one, which tells \
+        nothing of records that another has hashed";
+    let text = crate::config::read_text(path).map_err(|error| error.what);
+    let hash = text.and_then(|text| {
+        KeyedHash::from_text(&text).map_err(|error| format!("`{}` {error}", path.display()))
+    });
+    hash.map_err(|what| format!("error: {what}\n  hint: {hint}"))
+}
+
+/// Which calls fit, and how many of them are in doubt.
+pub(super) struct Asked {
+    question: Question,
+    unnamed: Cell<u64>,
+    perhaps: Cell<u64>,
+}
+
+impl Asked {
+    pub(super) fn new(question: Question) -> Self {
+        Self { question, unnamed: Cell::new(0), perhaps: Cell::new(0) }
+    }
+
+    /// Counts, so it is to be asked once of each call.
+    pub(super) fn takes(&self, call: &Call) -> bool {
+        let count = |counter: &Cell<u64>| counter.set(counter.get().saturating_add(1));
+        match self.question.fits(call) {
+            Fits::No => return false,
+            Fits::Unnamed => {
+                count(&self.unnamed);
+                return false;
+            }
+            Fits::Perhaps => count(&self.perhaps),
+            Fits::Yes => {}
+        }
+        true
+    }
+
+    /// A call that was taken, marked when it is in doubt.
+    pub(super) fn mark(&self, mut call: Call) -> Call {
+        call.perhaps = self.question.fits(&call) == Fits::Perhaps;
+        call
+    }
+
+    /// What the answer does not tell.
+    pub(super) fn complain(&self) {
+        complain_unnamed(self.unnamed.get());
+        let perhaps = self.perhaps.get();
+        if perhaps > 0 {
+            complain(&format!(
+                "note: {perhaps} of them only perhaps touch it; --hash-key FILE tells hashed keys"
+            ));
+        }
+    }
 }
 
 /// Says that a question about keys left some calls out.

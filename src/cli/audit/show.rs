@@ -16,6 +16,9 @@ pub(super) fn table_head() -> String {
 pub(super) fn table_line(call: &Call) -> String {
     let method = call.rpc.rsplit('/').next().unwrap_or_default();
     let mut touches = call.touches.iter().take(TOUCHES_SHOWN).cloned().collect::<Vec<_>>();
+    if call.perhaps {
+        touches.iter_mut().take(1).for_each(|touch| touch.insert_str(0, "(perhaps) "));
+    }
     if call.touches.len() > TOUCHES_SHOWN {
         touches.push(format!("and {} more", call.touches.len() - TOUCHES_SHOWN));
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 
-use super::question::{Naming, Which, complain_unnamed, files};
+use super::question::{Asked, Naming, Which, files};
 use super::show::table_line;
 use super::{COULD_NOT, complain_unread};
 use crate::cli::{complain, say};
@@ -66,7 +66,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     let question = match arguments.which.question() {
-        Ok(question) => question,
+        Ok(question) => Asked::new(question),
         Err(error) => {
             complain(&error);
             return ExitCode::from(COULD_NOT);
@@ -76,7 +76,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let [mut principals, mut touched, mut denials] = std::array::from_fn(|_| Counted::default());
     let mut slowest: Vec<(u64, Call)> = Vec::new();
     let mut tell = |call: Call| {
-        let call = arguments.naming.name(call);
+        let call = arguments.naming.name(question.mark(call));
         let principal = call.principal.as_deref().unwrap_or("(nobody)");
         principals.count(principal);
         call.touches.iter().for_each(|touch| touched.count(touch));
@@ -92,7 +92,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             }
         }
     };
-    let unread = read(&segments, &|call| question.fits(call), &mut tell);
+    let unread = read(&segments, &|call| question.takes(call), &mut tell);
     let found = !principals.by_name.is_empty();
     principals.tell("calls by principal", lines);
     touched.tell("touches", lines);
@@ -101,7 +101,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     for (latency, call) in &slowest {
         say(&format!("{latency:>10}  {}", table_line(call)));
     }
-    complain_unnamed(question.unnamed.get());
+    question.complain();
     if complain_unread(&unread) {
         ExitCode::from(COULD_NOT)
     } else if found {

@@ -19,6 +19,7 @@ use smallvec::smallvec;
 use tokio::time::Instant;
 
 use super::Core;
+use super::authorize::draw;
 use super::connection::{Client, Identified};
 use super::share::CallShare;
 use crate::audit::event::{DecisionEvent, PATH_CHARS_MAX, Path};
@@ -190,7 +191,7 @@ async fn allow(
     let verdict = Verdict::Allow(smallvec![core.policy.rule_name(permit.rule())]);
     let touches = smallvec![permit.request().touch()];
     let levels = core.recorder.levels();
-    let touches = match levels.of_allowed(identity_of(identified), &touches, Vec::new) {
+    let touches = match levels.of_allowed(identity_of(identified), &touches, draw, Vec::new) {
         Shown::LeftOut(by_rule) => return Ok(core.recorder.leave_out(call, by_rule)),
         Shown::Recorded(touches) => touches,
     };
