@@ -110,6 +110,7 @@ pub struct Metrics {
     /// Requests that rules left out of the log.
     pub audit_left_out: Counter<u64, AtomicU64>,
     sink_records: Family<SinkLabels, Counter<u64, AtomicU64>>,
+    sink_shortened: Family<SinkLabels, Counter<u64, AtomicU64>>,
     sink_lost: Family<SinkLabels, Counter<u64, AtomicU64>>,
     sink_up: Family<SinkLabels, Gauge>,
     logins: Family<Labels, Counter>,
@@ -138,6 +139,7 @@ impl Default for Metrics {
             audit_gaps: Counter::default(),
             audit_left_out: Counter::default(),
             sink_records: Family::default(),
+            sink_shortened: Family::default(),
             sink_lost: Family::default(),
             sink_up: Family::default(),
             logins: Family::default(),
@@ -232,6 +234,11 @@ impl Metrics {
             self.sink_records.clone(),
         );
         registry.register(
+            "audit_sink_shortened",
+            "Records that a sink of the audit log has only in short",
+            self.sink_shortened.clone(),
+        );
+        registry.register(
             "audit_sink_lost",
             "Records that a sink of the audit log never got",
             self.sink_lost.clone(),
@@ -244,10 +251,11 @@ impl Metrics {
     }
 
     /// Notes the state of a sink, whose name is from the config.
-    pub fn note_sink(&self, sink: &str, (taken, lost): (u64, u64), is_up: bool) {
+    pub fn note_sink(&self, sink: &str, [taken, shortened, lost]: [u64; 3], is_up: bool) {
         let labels = || [("sink", sink.to_owned())];
         let relaxed = std::sync::atomic::Ordering::Relaxed;
         self.sink_records.get_or_create(&labels()).inner().store(taken, relaxed);
+        self.sink_shortened.get_or_create(&labels()).inner().store(shortened, relaxed);
         self.sink_lost.get_or_create(&labels()).inner().store(lost, relaxed);
         self.sink_up.get_or_create(&labels()).set(i64::from(is_up));
     }

@@ -162,7 +162,7 @@ fn every_metric_is_described_and_none_is_invented() {
     metrics.count_refused_handshake("reason");
     metrics.count_ended_connection("reason");
     metrics.count_login(LoginResult::Ok);
-    metrics.note_sink("sink", (1, 1), true);
+    metrics.note_sink("sink", [1; 3], true);
     let text = metrics.render();
     let mut exposed = BTreeSet::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

@@ -98,12 +98,7 @@ impl Admin {
 
     async fn readiness(&self, verbose: bool) -> Response<Full<Bytes>> {
         let checks = [
-            (
-                "audit",
-                self.recorder
-                    .failure()
-                    .map(|why| format!("the audit log cannot be written: {why}")),
-            ),
+            ("audit", self.recorder.failure()),
             ("upstream", fault(!self.pool.is_reachable().await, "etcd cannot be reached")),
             ("draining", fault(*self.draining.borrow(), "the process is ending")),
         ];

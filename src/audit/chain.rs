@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::chain::{ChainId, LineHash};
+use crate::sink::Lost;
 
 /// How a chain begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,8 +111,13 @@ pub enum ChainEvent {
         reason: &'static str,
         /// The most that may be gone; absent when none of them need be.
         records: Option<u64>,
-        /// The sink that they are missing at; absent when it is the file.
-        sink: Option<Arc<str>>,
+    },
+    /// Records are missing at a sink; the file has them.
+    SinkBehind {
+        /// Which.
+        sink: Arc<str>,
+        /// How many, and between which.
+        lost: Lost,
     },
     /// A segment was removed because it was old, or the log too large.
     SegmentRemoved {

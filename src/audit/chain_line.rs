@@ -61,14 +61,21 @@ pub(super) fn chain_event(line: &mut Line<'_>, event: &ChainEvent) {
                 line.text("torn_sha256", &torn.to_string());
             }
         }
-        ChainEvent::Gap { reason, records, sink } => {
+        ChainEvent::Gap { reason, records } => {
             line.text("type", "audit.gap");
             line.text("reason", reason);
             if let Some(records) = records {
                 line.number("records_at_most", records);
             }
-            if let Some(sink) = sink {
-                line.text("sink", sink);
+        }
+        ChainEvent::SinkBehind { sink, lost } => {
+            line.text("type", "audit.gap");
+            line.text("reason", "sink_behind");
+            line.number("records_at_most", lost.records);
+            line.text("sink", sink);
+            if let Some((first, last)) = lost.span {
+                line.number("first_seq", first);
+                line.number("last_seq", last);
             }
         }
         ChainEvent::SegmentRemoved { chain, segment, sequence, hash } => {

@@ -14,7 +14,7 @@ use super::folder::{Segments, Standing};
 use super::line::LineWriter;
 use super::room::Place;
 use super::seal::Sealer;
-use super::shipping::Shipping;
+use super::shipping::{Kept, Shipping};
 use super::tidy::Tidy;
 use super::witness::Witness;
 use super::writer::{Shared, millis};
@@ -217,7 +217,6 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             // After a failed sync the flush writes everything anew.
             let result = self.file.flush().and_then(|()| if sync { self.sync() } else { Ok(()) });
             self.shared.busy_since.store(0, Ordering::Relaxed);
-            let result = result.and_then(|()| self.shipping.deliver());
             self.shared.note(&result);
             if result.is_ok() {
                 break;
@@ -227,25 +226,41 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             }
             std::thread::sleep(RETRY);
         }
-        places.clear();
         self.shared.written.store(self.sequence, Ordering::Relaxed);
-        let blocking = self.shared.mode == Mode::Blocking;
-        if (blocking && sync) || self.shared.waiting_for_room.load(Ordering::SeqCst) > 0 {
-            // In `blocking` a batch without a sync frees room, but lets nobody go.
-            let taken = self.taken;
-            self.shared.progress.send_modify(|kept| {
-                if sync || !blocking {
-                    *kept = taken;
-                }
-            });
-        }
         if sync {
             self.shared.synced.store(self.taken, Ordering::Release);
         }
         if sync && let Some(witness) = &mut self.witness {
             witness.send();
         }
+        let kept = Kept { taken: self.taken, synced: sync, places: std::mem::take(places) };
+        if let Some(kept) = self.shipping.hand_over(kept) {
+            *places = self.let_go(kept);
+        }
+        self.release();
         Ok(())
+    }
+
+    /// Lets go what all required sinks have.
+    pub(super) fn release(&mut self) {
+        while let Some(kept) = self.shipping.release() {
+            drop(self.let_go(kept));
+        }
+    }
+
+    /// Frees the places and tells who waits; the emptied list comes back.
+    fn let_go(&self, mut kept: Kept) -> Vec<Place> {
+        kept.places.clear();
+        let blocking = self.shared.mode == Mode::Blocking;
+        if (blocking && kept.synced) || self.shared.waiting_for_room.load(Ordering::SeqCst) > 0 {
+            // In `blocking` a batch without a sync frees room, but lets nobody go.
+            self.shared.progress.send_modify(|last| {
+                if kept.synced || !blocking {
+                    *last = kept.taken;
+                }
+            });
+        }
+        kept.places
     }
 
     fn sync(&mut self) -> std::io::Result<()> {
@@ -258,8 +273,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
     /// Records what sinks have lost, at most once a second for each.
     fn record_what_sinks_lost(&mut self) {
         for (sink, lost) in self.shipping.take_lost() {
-            let (reason, records) = ("sink_behind", Some(lost));
-            self.append_own(ChainEvent::Gap { reason, records, sink: Some(sink) });
+            self.append_own(ChainEvent::SinkBehind { sink, lost });
         }
     }
 
@@ -332,7 +346,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             tracing::error!(reason, "something was done to the file of the audit log");
             self.shared.gaps.fetch_add(1, Ordering::Relaxed);
             let records = Some(before.records);
-            self.append_own(ChainEvent::Gap { reason, records, sink: None });
+            self.append_own(ChainEvent::Gap { reason, records });
         }
         self.say_connections_again();
         self.keep(true, false, places)?;
@@ -362,12 +376,17 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         }
     }
 
-    /// Everything is on disk.
-    pub(super) fn end(self) {
+    /// Nothing more is written; `is_kept` says whether everything is on disk.
+    ///
+    /// # Errors
+    /// When a sink that is required did not take the last records.
+    pub(super) fn end(self, is_kept: bool) -> std::io::Result<()> {
         if let Some(witness) = self.witness {
             witness.end();
         }
-        self.shipping.end();
-        self.shared.end_reservation();
+        if is_kept {
+            self.shared.end_reservation();
+        }
+        self.shipping.end()
     }
 }

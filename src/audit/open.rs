@@ -13,7 +13,6 @@ use super::shipping::Shipping;
 use super::witness::Witness;
 use super::{Config, earlier, folder};
 use crate::chain::ChainId;
-use crate::sink::Sink;
 
 /// A log that can be written, and how many records its process hands out.
 pub(super) fn open(
@@ -37,15 +36,13 @@ pub(super) fn open(
     let witness = witness.map(Witness::open).transpose()?;
     let reserved = directory.join(reservation::file_name(chain));
     let reservation = Reservation::new(reserved.clone()).map_err(fault(&reserved))?;
-    let sinks = config.sinks.iter().map(Sink::start).collect::<Result<Vec<Sink>, _>>();
-    let shipping = Shipping::new(sinks.map_err(fault(directory))?);
     let mut segments = Folder::new(directory.clone(), chain);
     let disk = segments.next().map_err(fault(directory))?;
     earlier.forget_reservations();
     let beginning = Arc::new(Beginning { chain, epoch, key, after: earlier.after });
     let path = segments.path();
     let rotate = config.rotate;
-    let tidy = None;
+    let (shipping, tidy) = (Shipping::default(), None);
     let opened =
         Opened { segments, disk, path, beginning, sealer, witness, shipping, rotate, tidy };
     Ok((opened, reservation))

@@ -24,11 +24,12 @@ use super::log::Opened;
 use super::open::open;
 use super::recorded::{Decided, OpenConnection, Recorded};
 use super::room::{Place, QueueShare, units};
+use super::shipping::Shipping;
 use super::tidy::Tidy;
 use super::writer::Shared;
 use super::{Config, Mode};
 use crate::clock;
-use crate::sink::SinkHandle;
+use crate::sink::{self, Sink, SinkHandle};
 
 /// What an outcome takes of the room.
 const OUTCOME_UNITS: usize = 2;
@@ -99,9 +100,21 @@ impl Recorder {
         let (mut opened, reservation) = open(config, clock::since_epoch(), random)?;
         let shared = Arc::new(Shared::new(config, Some(reservation)));
         let tidy = Tidy::start(config.directory.clone(), config.retention, Arc::clone(&shared));
+        opened.shipping = Self::start_sinks(&config.sinks, &shared)?;
         let path = opened.path.clone();
         opened.tidy = Some(tidy.map_err(|error| FileError { path, error })?);
         Self::start_on(config, shared, opened, observe_sync)
+    }
+
+    fn start_sinks(sinks: &[sink::Config], shared: &Arc<Shared>) -> Result<Shipping, FileError> {
+        let start = |config: &sink::Config| {
+            let shared = Arc::clone(shared);
+            // The writer lets go who waits for the sink.
+            let started = Sink::start(config, move || shared.hurry());
+            let path = PathBuf::from(format!("sink `{}`", config.name));
+            started.map_err(|error| FileError { path, error })
+        };
+        Ok(Shipping::new(sinks.iter().map(start).collect::<Result<Vec<Sink>, FileError>>()?))
     }
 
     pub(super) fn start_on<S: Segments>(
@@ -245,10 +258,18 @@ impl Recorder {
         }
     }
 
-    /// Why records do not reach the disk at the moment; `None` when they do.
+    /// Why calls cannot be recorded at the moment; `None` when they can.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
-        self.shared.failure()
+        if let Some(why) = self.shared.failure() {
+            return Some(format!("the audit log cannot be written: {why}"));
+        }
+        let required = self.sinks.iter().filter(|sink| sink.is_required());
+        let failing = |sink: &SinkHandle| {
+            let why = sink.failure()?;
+            Some(format!("the sink `{}`, which is required, takes no records: {why}", sink.name()))
+        };
+        required.filter_map(failing).next()
     }
 
     /// Records written so far.

@@ -1,21 +1,76 @@
-//! The lines that go to sinks, too: put together as the file gets them, handed over once the file has them. Those
-//! that are required are waited for; what another one loses is told, to be recorded.
+//! The lines that go to sinks, too: put together as the file gets them, handed over once the file has them. What waits
+//! for sinks that are required is held here, and nothing else is: the file is written whatever they do.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::sink::{Batch, Lines, Sink, SinkHandle};
+use smallvec::SmallVec;
 
-/// The sinks of a log.
+use super::room::Place;
+use crate::sink::{self, BATCH_BYTES_MAX, Batch, Lines, Lost, Sink, SinkHandle};
+
+/// The sinks of a log, and what waits for them.
 #[derive(Debug, Default)]
 pub(super) struct Shipping {
     sinks: Vec<Sink>,
-    all: Batch,
-    checkpoints: Batch,
+    all: Lineup,
+    checkpoints: Lineup,
+    held: VecDeque<Held>,
+}
+
+/// Lines for the sinks that get such ones.
+#[derive(Debug, Default)]
+struct Lineup {
+    is_wanted: bool,
+    full: Vec<Batch>,
+    open: Batch,
+}
+
+/// What a batch of the log has to do when all required sinks have it.
+#[derive(Debug)]
+struct Held {
+    /// How many records each of them must have.
+    owed: SmallVec<[u64; 2]>,
+    kept: Kept,
+}
+
+/// Records of the queue that the file keeps.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// The last of them.
+    pub(super) taken: u64,
+    /// Whether all up to it are synced.
+    pub(super) synced: bool,
+    /// Free again when they are as safe as they have to be.
+    pub(super) places: Vec<Place>,
+}
+
+impl Lineup {
+    fn take(&mut self, line: &[u8]) {
+        if !self.is_wanted {
+            return;
+        }
+        if !self.open.lines.is_empty() && self.open.lines.len() + line.len() > BATCH_BYTES_MAX {
+            self.full.push(std::mem::take(&mut self.open));
+        }
+        self.open.lines.extend_from_slice(line);
+        self.open.records += 1;
+    }
+
+    fn batches(&mut self) -> impl Iterator<Item = Batch> {
+        let open = std::mem::take(&mut self.open);
+        self.full.drain(..).chain((open.records > 0).then_some(open))
+    }
 }
 
 impl Shipping {
     pub(super) fn new(sinks: Vec<Sink>) -> Self {
-        Self { sinks, ..Self::default() }
+        let wants = |lines| Lineup {
+            is_wanted: sinks.iter().any(|sink| sink.lines() == lines),
+            ..Lineup::default()
+        };
+        let (all, checkpoints) = (wants(Lines::All), wants(Lines::Checkpoints));
+        Self { sinks, all, checkpoints, held: VecDeque::new() }
     }
 
     /// What others may know of them.
@@ -25,54 +80,68 @@ impl Shipping {
 
     /// Takes a line with its newline.
     pub(super) fn take(&mut self, line: &[u8]) {
-        if !self.sinks.is_empty() {
-            self.all.lines.extend_from_slice(line);
-            self.all.records += 1;
-        }
+        self.all.take(line);
     }
 
     /// Takes a line that is a first record or a checkpoint; it was taken as a line, too.
     pub(super) fn take_checkpoint(&mut self, line: &[u8]) {
-        if self.sinks.iter().any(|sink| sink.lines() == Lines::Checkpoints) {
-            self.checkpoints.lines.extend_from_slice(line);
-            self.checkpoints.records += 1;
-        }
+        self.checkpoints.take(line);
     }
 
-    /// The file has the lines: hands them over, and waits for the sinks that are required.
-    ///
-    /// # Errors
-    /// When one of those does not take them in its time. They are not handed over twice.
-    pub(super) fn deliver(&mut self) -> std::io::Result<()> {
-        if self.sinks.is_empty() {
-            return Ok(());
-        }
-        for (batch, lines) in
+    /// The file has the lines: hands them over. What comes back is as safe as it has to be; what has to wait for a
+    /// sink comes from [`Shipping::release`].
+    pub(super) fn hand_over(&mut self, kept: Kept) -> Option<Kept> {
+        for (lineup, lines) in
             [(&mut self.all, Lines::All), (&mut self.checkpoints, Lines::Checkpoints)]
         {
-            if batch.records > 0 {
-                let batch = Arc::new(std::mem::take(batch));
-                let these = self.sinks.iter().filter(|sink| sink.lines() == lines);
+            for batch in lineup.batches().map(Arc::new) {
+                let these = self.sinks.iter_mut().filter(|sink| sink.lines() == lines);
                 these.for_each(|sink| sink.push(&batch));
             }
         }
-        for sink in &self.sinks {
-            sink.wait().map_err(|why| {
-                let name = sink.handle().name();
-                std::io::Error::other(format!("the sink `{name}` takes no records: {why}"))
-            })?;
+        let owed: SmallVec<[u64; 2]> = self.sinks.iter().filter_map(Sink::owes).collect();
+        if owed.is_empty() {
+            return Some(kept);
         }
-        Ok(())
+        match self.held.back_mut() {
+            // A sync that brought no record: nothing more to wait for.
+            Some(last) if last.owed == owed => {
+                last.kept.synced |= kept.synced;
+                last.kept.taken = kept.taken;
+                last.kept.places.extend(kept.places);
+            }
+            _ => self.held.push_back(Held { owed, kept }),
+        }
+        None
     }
 
-    /// Which sinks lost how many lines since this was last asked.
-    pub(super) fn take_lost(&self) -> Vec<(Arc<str>, u64)> {
+    /// The next that all required sinks have.
+    pub(super) fn release(&mut self) -> Option<Kept> {
+        let owed = &self.held.front()?.owed;
+        let required = self.sinks.iter().filter(|sink| sink.owes().is_some());
+        let have_it = required.zip(owed).all(|(sink, owed)| sink.taken() >= *owed);
+        if have_it { self.held.pop_front().map(|held| held.kept) } else { None }
+    }
+
+    /// Which sinks lost what since this was last asked.
+    pub(super) fn take_lost(&self) -> Vec<(Arc<str>, Lost)> {
         let lost = |sink: &Sink| (sink.handle().shared_name(), sink.take_lost());
-        self.sinks.iter().map(lost).filter(|(_, lost)| *lost > 0).collect()
+        self.sinks.iter().map(lost).filter(|(_, lost)| lost.records > 0).collect()
     }
 
     /// Lets them take what they have, but not for long.
-    pub(super) fn end(self) {
-        self.sinks.into_iter().for_each(Sink::end);
+    ///
+    /// # Errors
+    /// When one that is required did not.
+    pub(super) fn end(self) -> std::io::Result<()> {
+        let owing = sink::end(self.sinks);
+        let text = |(name, lost): &(Arc<str>, u64)| {
+            format!("the sink `{name}`, which is required, did not take the last {lost} records")
+        };
+        let texts: Vec<String> = owing.iter().map(text).collect();
+        if texts.is_empty() {
+            return Ok(());
+        }
+        Err(std::io::Error::other(format!("{}; the file has them", texts.join(", "))))
     }
 }

@@ -96,7 +96,7 @@ fn run<F: Future<Output = ()> + 'static>(
     stage.disk.release();
     stage.disk.state().full_at = None;
     stage.writer.close().unwrap();
-    assert_eq!(stage.recorder.all_cores().failure().unwrap(), "its writer has ended");
+    assert_eq!(stage.recorder.all_cores().shared.failure().unwrap(), "its writer has ended");
     let state = stage.disk.state();
     assert_eq!(state.cache, state.kept);
     let text = String::from_utf8(state.kept.clone()).unwrap();
@@ -210,7 +210,8 @@ fn a_call_whose_decision_is_not_kept_in_time_is_refused_and_its_record_says_so()
         let share = recorder.all_cores().share_of(None);
         let refused = allow(&recorder, &share, 1, 10).await.unwrap();
         assert_eq!(refused.unwrap_err(), Unavailable);
-        until("reason", || recorder.all_cores().failure().is_some_and(|why| why == "lost")).await;
+        until("reason", || recorder.all_cores().shared.failure().is_some_and(|why| why == "lost"))
+            .await;
         // One that is cut off while it waits was not forwarded either.
         let cut = allow(&recorder, &share, 2, 10);
         until("queue", || recorder.all_cores().shared.queued() == 3).await;
@@ -247,8 +248,10 @@ fn a_disk_that_does_not_answer_is_a_reason() {
         let share = recorder.all_cores().share_of(None);
         assert!(allow(&recorder, &share, 1, 10).await.unwrap().is_err());
         let stuck = "the disk has not answered for";
-        until(stuck, || recorder.all_cores().failure().is_some_and(|why| why.starts_with(stuck)))
-            .await;
+        until(stuck, || {
+            recorder.all_cores().shared.failure().is_some_and(|why| why.starts_with(stuck))
+        })
+        .await;
     });
 }
 

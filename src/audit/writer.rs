@@ -194,10 +194,21 @@ impl Shared {
     ) -> std::io::Result<()> {
         let _ended = Ended(self);
         let mut log = Log::new(self, opened, observe_sync);
+        let kept = self.write_all(&mut log);
+        // Whatever the disk did: sinks get what they were given, and theirs is the lesser fault.
+        let shipped = log.end(kept.is_ok());
+        kept.and(shipped)
+    }
+
+    fn write_all<S: Segments, O: Fn(Duration)>(
+        &self,
+        log: &mut Log<'_, S, O>,
+    ) -> std::io::Result<()> {
         let (mut batch, mut places) = (Vec::new(), Vec::new());
         let (mut synced, mut looked) = (Instant::now(), Instant::now());
         loop {
             let taken = self.take(&mut batch);
+            log.release();
             let any = !batch.is_empty();
             for queued in batch.drain(..) {
                 log.write(&queued.record);
@@ -220,7 +231,6 @@ impl Shared {
                 looked = Instant::now();
             }
             if taken.closing {
-                log.end();
                 return Ok(());
             }
             if any && self.mode == Mode::Buffered {

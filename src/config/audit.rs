@@ -33,7 +33,7 @@ impl Loader<'_> {
                 bytes: Some(rotate.keep_bytes).filter(|bytes| *bytes > 0),
             },
             levels,
-            sinks: self.sinks(&raw.sinks),
+            sinks: self.sinks(&raw.sinks, raw.checkpoint.is_some()),
         })
     }
 

@@ -90,22 +90,22 @@ impl Loader<'_> {
                 return None;
             }
         };
-        let mode = file.metadata().map_or(0, |metadata| metadata.permissions().mode());
-        if mode & 0o077 != 0 {
-            let what = format!(
-                "`{}` can be read or written by others (mode {:o})",
-                path.value,
-                mode & 0o777
-            );
-            let hint = "chmod 600: who has it can try out what a hashed key or value is";
-            self.problems.error(&path.location, what, hint);
-        }
+        self.check_secrecy(path, &file);
         let read = KeyedHash::from_text(&text);
         if let Err(error) = &read {
             let what = format!("`{}` {error}", path.value);
             self.problems.error(&path.location, what, MAKE_HASH_KEY);
         }
         read.ok()
+    }
+
+    /// A secret is its owner's.
+    pub(super) fn check_secrecy(&self, text: &Located<String>, file: &Path) {
+        let mode = file.metadata().map_or(0, |metadata| metadata.permissions().mode());
+        if mode & 0o077 != 0 {
+            let what = format!("`{}` can be read or written by others than its owner", text.value);
+            self.problems.error(&text.location, what, "chmod 600");
+        }
     }
 
     fn level(&self, raw: &RawLevel, has_hash_key: bool, identities: &[&str]) -> LevelRule {

@@ -9,15 +9,13 @@ use http::uri::{Authority, PathAndQuery};
 use rustls::pki_types::ServerName;
 
 use super::files;
-use super::raw_audit::RawSink;
+use super::raw_audit::{RawSink, TO};
 use super::resolve::Loader;
 use crate::document::Located;
 use crate::sink::{Config, Facility, Lines, OtlpConfig, SyslogAddress, SyslogConfig, To};
 use crate::tls::material::Purpose;
 use crate::tls::{Connector, material};
 
-const FORMS: &str = "stdout, syslog+unix:///dev/log, syslog+tcp://HOST:PORT, \
-    syslog+tls://HOST:PORT, otlp+https://HOST:PORT/v1/logs, otlp+http://LOOPBACK:PORT/v1/logs";
 const NAME_BYTES_MAX: usize = 32;
 
 /// What `to` says, before files are opened.
@@ -30,32 +28,47 @@ enum Target {
 }
 
 impl Target {
-    fn parse(text: &str) -> Option<Self> {
+    /// What is wrong otherwise. The text itself is not said: it may hold a password.
+    fn parse(text: &str) -> Result<Self, &'static str> {
         if text == "stdout" {
-            return Some(Self::Stdout);
+            return Ok(Self::Stdout);
         }
-        let (scheme, rest) = text.split_once("://")?;
+        let (scheme, rest) = text.split_once("://").ok_or("it has no `://`")?;
         if scheme == "syslog+unix" {
-            return Some(PathBuf::from(rest)).filter(|path| path.is_absolute()).map(Self::Unix);
+            let path = PathBuf::from(rest);
+            return if path.is_absolute() {
+                Ok(Self::Unix(path))
+            } else {
+                Err("its path is not absolute")
+            };
+        }
+        if !["syslog+tcp", "syslog+tls", "otlp+https", "otlp+http"].contains(&scheme) {
+            return Err("there is no such kind");
         }
         let (authority, path) = match rest.find('/') {
-            Some(slash) => rest.split_at_checked(slash)?,
+            Some(slash) => rest.split_at_checked(slash).unwrap_or((rest, "")),
             None => (rest, ""),
         };
-        let authority: Authority = authority.parse().ok()?;
-        if authority.port_u16().is_none() || authority.as_str().contains('@') {
-            return None;
+        if authority.contains('@') {
+            return Err("it holds a user or a password; `authorization` names a file");
         }
-        let name = ServerName::try_from(host(&authority).to_owned()).ok()?;
+        let authority: Authority = authority.parse().map_err(|_| "it has no valid HOST:PORT")?;
+        if authority.port_u16().is_none_or(|port| port == 0) {
+            return Err("it has no valid port");
+        }
+        let name = ServerName::try_from(host(&authority).to_owned());
+        let name = name.map_err(|_| "it has no valid host")?;
         match (scheme, path) {
-            ("syslog+tcp", "") => Some(Self::Tcp(authority)),
-            ("syslog+tls", "") => Some(Self::Tls(authority, name)),
+            ("syslog+tcp", "") => Ok(Self::Tcp(authority)),
+            ("syslog+tls", "") => Ok(Self::Tls(authority, name)),
+            ("syslog+tcp" | "syslog+tls", _) => Err("there is no path in syslog"),
+            ("otlp+https" | "otlp+http", "" | "/") => Err("its path is missing, usually /v1/logs"),
             ("otlp+https" | "otlp+http", path) => {
-                let path: PathAndQuery = path.parse().ok().filter(|_| !path.is_empty())?;
+                let path: PathAndQuery = path.parse().map_err(|_| "its path is none")?;
                 let tls = (scheme == "otlp+https").then_some(name);
-                Some(Self::Otlp { authority, path: path.to_string(), tls })
+                Ok(Self::Otlp { authority, path: path.to_string(), tls })
             }
-            _ => None,
+            _ => Err("there is no such kind"),
         }
     }
 
@@ -80,8 +93,9 @@ fn host(authority: &Authority) -> &str {
 }
 
 impl Loader<'_> {
-    pub(super) fn sinks(&self, raw: &[RawSink]) -> Vec<Config> {
-        let mut names: Vec<&str> = Vec::new();
+    /// `seals` says whether there are checkpoints.
+    pub(super) fn sinks(&self, raw: &[RawSink], seals: bool) -> Vec<Config> {
+        let mut names: Vec<&Located<String>> = Vec::new();
         for name in raw.iter().filter_map(|sink| sink.name.as_ref()) {
             let may_be =
                 |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -90,32 +104,36 @@ impl Loader<'_> {
                 let what = format!("`{}` is no name of a sink", name.value);
                 self.problems.error(&name.location, what, "1 to 32 of a-z 0-9 -");
             }
-            if names.contains(&name.value.as_str()) {
+            if let Some(first) = names.iter().find(|known| known.value == name.value) {
                 let what = format!("there are two sinks `{}`", name.value);
-                self.problems.error(&name.location, what, "each has a name of its own");
+                let hint =
+                    format!("the other one is at {}; each has a name of its own", first.location);
+                self.problems.error(&name.location, what, hint);
             }
-            names.push(&name.value);
+            names.push(name);
         }
         if let Some(second) = raw.iter().filter(is_stdout).nth(1) {
             let what = "there are two sinks to standard output";
             self.problems.error(&second.location, what, "their lines would mix");
         }
-        raw.iter().filter_map(|sink| self.sink(sink)).collect()
+        raw.iter().filter_map(|sink| self.sink(sink, seals)).collect()
     }
 
-    fn sink(&self, raw: &RawSink) -> Option<Config> {
-        let required = self.one_of(raw.required.as_ref(), "required", ["no", "yes"]) == 1;
-        let lines = self.one_of(raw.lines.as_ref(), "lines", ["all", "checkpoints"]);
-        let lines = if lines == 1 { Lines::Checkpoints } else { Lines::All };
+    fn sink(&self, raw: &RawSink, seals: bool) -> Option<Config> {
+        let lines = self.lines(raw.lines.as_ref(), seals);
         let connector = self.sink_connector(raw);
         let authorization = raw.authorization.as_ref().and_then(|file| self.authorization(file));
         let facility = self.facility(raw.facility.as_ref());
         let to = raw.to.as_ref()?;
-        let Some(target) = Target::parse(&to.value) else {
-            self.problems.error(&to.location, format!("`{}` is no sink", to.value), FORMS);
-            return None;
+        let target = match Target::parse(&to.value) {
+            Ok(target) => target,
+            Err(why) => {
+                let what = format!("`audit.sink.to` is no sink: {why}");
+                self.problems.error(&to.location, what, TO);
+                return None;
+            }
         };
-        self.check_settings_of(raw, &target, required);
+        self.check_settings_of(raw, &target);
         let to = match target {
             Target::Stdout => To::Stdout,
             Target::Unix(path) => syslog(SyslogAddress::Unix(path), facility),
@@ -131,29 +149,35 @@ impl Loader<'_> {
                 To::Otlp(OtlpConfig { authority, path, tls, authorization })
             }
         };
+        let size = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
         Some(Config {
             name: raw.name.as_ref()?.value.as_str().into(),
-            required,
+            required: raw.required,
             deadline: Duration::from_secs(raw.deadline_seconds),
-            queue_bytes: usize::try_from(raw.queue_bytes).unwrap_or(usize::MAX),
+            queue_bytes: size(raw.queue_bytes),
+            // Whoever reads a pipe gets what the file has.
+            line_bytes: if matches!(to, To::Stdout) { usize::MAX } else { size(raw.line_bytes) },
             lines,
             to,
         })
     }
 
-    /// Which of two words; the first when it is left out.
-    fn one_of(&self, text: Option<&Located<String>>, key: &str, words: [&str; 2]) -> usize {
-        let Some(text) = text else { return 0 };
-        words.iter().position(|word| *word == text.value).unwrap_or_else(|| {
-            let [first, second] = words;
-            let what = format!("`audit.sink.{key}` is `{}`", text.value);
-            self.problems.error(
-                &text.location,
-                what,
-                format!("`{first}` (the default) or `{second}`"),
-            );
-            0
-        })
+    fn lines(&self, text: Option<&Located<String>>, seals: bool) -> Lines {
+        match text.map(|text| (text.value.as_str(), &text.location)) {
+            None | Some(("all", _)) => Lines::All,
+            Some(("checkpoints", at)) => {
+                if !seals {
+                    let what = "there are no checkpoints: `audit.checkpoint` is missing";
+                    self.problems.error(at, what, "[audit.checkpoint] with a `key`");
+                }
+                Lines::Checkpoints
+            }
+            Some((other, at)) => {
+                let what = format!("`audit.sink.lines` is `{other}`");
+                self.problems.error(at, what, "`all` (the default) or `checkpoints`");
+                Lines::All
+            }
+        }
     }
 
     fn facility(&self, text: Option<&Located<String>>) -> Facility {
@@ -167,19 +191,23 @@ impl Loader<'_> {
     }
 
     /// What is said to whom it means nothing, and what is missing where it is needed.
-    fn check_settings_of(&self, raw: &RawSink, target: &Target, required: bool) {
+    fn check_settings_of(&self, raw: &RawSink, target: &Target) {
         let is_syslog = matches!(target, Target::Unix(_) | Target::Tcp(_) | Target::Tls(..));
         let is_otlp = matches!(target, Target::Otlp { .. });
+        let at = |text: &Option<Located<String>>| text.as_ref().map(|text| text.location.clone());
         for (setting, key, means_something) in [
-            (&raw.facility, "facility", is_syslog),
-            (&raw.authorization, "authorization", is_otlp),
-            (&raw.ca, "ca", target.is_tls()),
-            (&raw.certificate, "certificate", target.is_tls()),
-            (&raw.key, "key", target.is_tls()),
+            (at(&raw.facility), "facility", is_syslog),
+            (at(&raw.authorization), "authorization", is_otlp),
+            (at(&raw.ca), "ca", target.is_tls()),
+            (at(&raw.certificate), "certificate", target.is_tls()),
+            (at(&raw.key), "key", target.is_tls()),
+            (raw.queue_bytes_at.clone(), "queue_bytes", !raw.required),
+            (raw.line_bytes_at.clone(), "line_bytes", is_syslog || is_otlp),
         ] {
-            if let Some(setting) = setting.as_ref().filter(|_| !means_something) {
+            if let Some(location) = setting.filter(|_| !means_something) {
                 let what = format!("`audit.sink.{key}` counts for nothing here");
-                self.problems.error(&setting.location, what, "take it out, or change `to`");
+                let hint = "take it out: docs/audit-format.md says which sinks have it";
+                self.problems.error(&location, what, hint);
             }
         }
         if target.is_tls() && raw.ca.is_none() {
@@ -187,17 +215,14 @@ impl Loader<'_> {
             let hint = "ca = \"FILE\": without it nobody could tell the collector from an impostor";
             self.problems.error(&raw.location, what, hint);
         }
-        if let (Target::Unix(_), true, Some(to)) = (target, required, &raw.to) {
-            let what = "a unix datagram socket cannot be required";
-            let hint =
-                "a record that is too large for it would stop every call: syslog+tcp or syslog+tls";
-            self.problems.error(&to.location, what, hint);
+        let Some((authority, to)) = target.plain_text_to().zip(raw.to.as_ref()) else { return };
+        if let Some(authorization) = &raw.authorization {
+            let what = format!("the secret would go to `{authority}` in plain text");
+            self.problems.error(&authorization.location, what, "otlp+https");
         }
-        if let (Some(authority), Some(to)) = (target.plain_text_to(), &raw.to) {
-            let what = format!("records go to `{authority}` in plain text");
-            let hint = "whatever is on the way can read and change them: syslog+tls or otlp+https";
-            self.problems.warning(&to.location, what, hint);
-        }
+        let what = format!("records go to `{authority}` in plain text");
+        let hint = "whatever is on the way can read and change them: syslog+tls or otlp+https";
+        self.problems.warning(&to.location, what, hint);
     }
 
     fn sink_connector(&self, raw: &RawSink) -> Option<Connector> {
@@ -225,7 +250,9 @@ impl Loader<'_> {
 
     /// What a file says is shown to nobody but the collector.
     fn authorization(&self, file: &Located<String>) -> Option<HeaderValue> {
-        let text = match files::read_text(&self.folder.join(&file.value)) {
+        let path = self.folder.join(&file.value);
+        self.check_secrecy(file, &path);
+        let text = match files::read_text(&path) {
             Ok(text) => text,
             Err(error) => {
                 let hint = "a file with one line, such as `Bearer TOKEN`";

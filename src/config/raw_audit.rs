@@ -69,13 +69,16 @@ fn read_level(table: TableReader<'_>) -> RawLevel {
 
 /// The most sinks: each has a thread, and a label in metrics.
 const SINKS_MAX: usize = 8;
+/// What `to` can be.
+pub(super) const TO: &str = "stdout, syslog+unix:///dev/log, syslog+tcp://HOST:PORT, \
+    syslog+tls://HOST:PORT, otlp+https://HOST:PORT/v1/logs, otlp+http://HOST:PORT/v1/logs";
 
 #[derive(Debug)]
 pub(super) struct RawSink {
     pub(super) location: Location,
     pub(super) name: Option<Located<String>>,
     pub(super) to: Option<Located<String>>,
-    pub(super) required: Option<Located<String>>,
+    pub(super) required: bool,
     pub(super) lines: Option<Located<String>>,
     pub(super) facility: Option<Located<String>>,
     pub(super) authorization: Option<Located<String>>,
@@ -84,25 +87,29 @@ pub(super) struct RawSink {
     pub(super) key: Option<Located<String>>,
     pub(super) deadline_seconds: u64,
     pub(super) queue_bytes: u64,
+    pub(super) line_bytes: u64,
+    /// Where settings stand that do not mean something to every sink.
+    pub(super) queue_bytes_at: Option<Location>,
+    pub(super) line_bytes_at: Option<Location>,
 }
 
 pub(super) fn read_sinks(audit: &TableReader<'_>) -> Vec<RawSink> {
     let tables = audit.tables("sink");
-    if tables.len() > SINKS_MAX {
+    if let Some(first_too_many) = tables.get(SINKS_MAX) {
         let what = format!("there are {} `audit.sink`; at most {SINKS_MAX} can be", tables.len());
-        audit.problems().error(audit.location(), what, "a collector can pass records on");
+        let hint = "leave some to a collector, which can pass records on";
+        audit.problems().error(first_too_many.location(), what, hint);
     }
     tables.into_iter().map(read_sink).collect()
 }
 
 fn read_sink(table: TableReader<'_>) -> RawSink {
-    let forms = "stdout, syslog+unix:///dev/log, syslog+tcp://HOST:PORT, syslog+tls://HOST:PORT, \
-        otlp+https://HOST:PORT/v1/logs";
+    let at = |key| table.has(key).then(|| table.location_of_key(key));
     let sink = RawSink {
         location: table.location().clone(),
         name: table.required_text("name", "a short name, for metrics and records"),
-        to: table.required_text("to", forms),
-        required: table.text("required"),
+        to: table.required_text("to", TO),
+        required: table.flag("required"),
         lines: table.text("lines"),
         facility: table.text("facility"),
         authorization: table.text("authorization"),
@@ -111,6 +118,9 @@ fn read_sink(table: TableReader<'_>) -> RawSink {
         key: table.text("key"),
         deadline_seconds: table.number("deadline_seconds", 1..=60, 5),
         queue_bytes: table.number("queue_bytes", 65_536..=1 << 30, 8 << 20),
+        line_bytes: table.number("line_bytes", 1024..=1 << 20, 8192),
+        queue_bytes_at: at("queue_bytes"),
+        line_bytes_at: at("line_bytes"),
     };
     table.finish();
     sink

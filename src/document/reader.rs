@@ -18,6 +18,7 @@ const TEXT: &str = "a text";
 const TEXTS: &str = "a list of texts";
 const TABLES: &str = "a list of tables";
 const NUMBER: &str = "a whole number";
+const FLAG: &str = "true or false";
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +139,7 @@ impl<'d> TableReader<'d> {
             (TEXT, DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_)) => {
                 "put it into quotes".to_owned()
             }
-            (NUMBER, DeValue::String(_)) => "leave the quotes out".to_owned(),
+            (NUMBER | FLAG, DeValue::String(_)) => "leave the quotes out".to_owned(),
             _ => String::new(),
         };
         self.problems.error(location, what, hint);
@@ -265,6 +266,18 @@ impl<'d> TableReader<'d> {
         default
     }
 
+    /// `true` or `false`; `false` when it is left out.
+    #[must_use]
+    pub fn flag(&self, key: &'static str) -> bool {
+        let Some((value, location)) = self.value(key) else {
+            return false;
+        };
+        value.as_bool().unwrap_or_else(|| {
+            self.wrong_type(key, &location, value, FLAG);
+            false
+        })
+    }
+
     /// A table, if the key is there.
     #[must_use]
     pub fn table(&self, key: &'static str) -> Option<Self> {
@@ -367,7 +380,7 @@ fn type_in_words(value: &DeValue<'_>) -> &'static str {
         DeValue::String(_) => TEXT,
         DeValue::Integer(_) => NUMBER,
         DeValue::Float(_) => "a number with a fraction",
-        DeValue::Boolean(_) => "a yes or no",
+        DeValue::Boolean(_) => FLAG,
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",

@@ -1,8 +1,10 @@
 //! Ships lines of the audit log elsewhere: to standard output, to syslog, to an OTLP collector. Each sink has a thread
-//! of its own; the log waits for those that are required, and for no other.
+//! of its own, and writing the log's file waits for none.
 //!
-//! It knows lines, not records: what is in one is `audit`'s. It never holds more than its queue may.
+//! It knows lines, not records: what is in one is `audit`'s. A sink that is not required holds no more than its queue
+//! may; one that is holds what the calls that wait for it have room for in the audit queue.
 
+mod line;
 mod otlp;
 mod queue;
 mod stdout;
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use otlp::OtlpConfig;
 use queue::Queue;
-pub use queue::{Batch, Silent};
+pub use queue::{BATCH_BYTES_MAX, Batch, Lost};
 pub use syslog::{Facility, SyslogAddress, SyslogConfig};
 
 /// How long the end of the process waits for what is on its way.
@@ -30,8 +32,10 @@ pub struct Config {
     pub required: bool,
     /// How long it may take for a batch, before it counts as failed.
     pub deadline: Duration,
-    /// The most bytes of lines that may wait for it.
+    /// The most bytes of lines that may wait for it; of no meaning when it is required.
     pub queue_bytes: usize,
+    /// The longest line that it gets as it is.
+    pub line_bytes: usize,
     /// Which lines it gets.
     pub lines: Lines,
     /// Where they go.
@@ -63,8 +67,8 @@ pub enum To {
 pub struct Sink {
     handle: SinkHandle,
     lines: Lines,
-    deadline: Duration,
-    required: bool,
+    /// Records that it was given.
+    given: u64,
     thread: JoinHandle<()>,
 }
 
@@ -72,15 +76,16 @@ pub struct Sink {
 #[derive(Clone, Debug)]
 pub struct SinkHandle {
     name: Arc<str>,
+    required: bool,
     queue: Arc<Queue>,
 }
 
 impl Sink {
-    /// Starts its thread; nothing is connected yet.
+    /// Starts its thread; nothing is connected yet. `taken` is told whenever something has arrived.
     ///
     /// # Errors
     /// When there is no thread or no runtime for it.
-    pub fn start(config: &Config) -> std::io::Result<Self> {
+    pub fn start(config: &Config, taken: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         let bound = if config.required { usize::MAX } else { config.queue_bytes };
         let queue = Arc::new(Queue::new(bound));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -90,13 +95,13 @@ impl Sink {
         let worker = worker::Worker::new(config, Arc::clone(&queue));
         let thread =
             std::thread::Builder::new().name(format!("sink {}", config.name)).spawn(move || {
-                worker.run(&runtime);
+                worker.run(&runtime, taken);
                 // A write to a pipe that nobody reads would never end.
                 runtime.shutdown_background();
             })?;
-        let handle = SinkHandle { name: Arc::clone(&config.name), queue };
-        let (lines, deadline, required) = (config.lines, config.deadline, config.required);
-        Ok(Self { handle, lines, deadline, required, thread })
+        let (name, required) = (Arc::clone(&config.name), config.required);
+        let handle = SinkHandle { name, required, queue };
+        Ok(Self { handle, lines: config.lines, given: 0, thread })
     }
 
     /// Which lines it gets.
@@ -112,40 +117,48 @@ impl Sink {
     }
 
     /// Gives it lines. What its queue has no room for is lost, and counted; a required one has room.
-    pub fn push(&self, batch: &Arc<Batch>) {
+    pub fn push(&mut self, batch: &Arc<Batch>) {
+        self.given += batch.records;
         self.handle.queue.push(batch);
     }
 
-    /// Waits until a required sink has all that it was given, but not longer than it may take.
-    ///
-    /// # Errors
-    /// Why it has not.
-    pub fn wait(&self) -> Result<(), Silent> {
-        if !self.required {
-            return Ok(());
-        }
-        self.handle.queue.wait_until_taken(self.deadline)
+    /// How many records a required sink was given; `None` when nobody waits for it.
+    #[must_use]
+    pub fn owes(&self) -> Option<u64> {
+        self.handle.required.then_some(self.given)
     }
 
-    /// Lines that were lost since this was last asked.
+    /// How many records it has.
     #[must_use]
-    pub fn take_lost(&self) -> u64 {
+    pub fn taken(&self) -> u64 {
+        self.handle.queue.taken()
+    }
+
+    /// What was lost since this was last asked.
+    #[must_use]
+    pub fn take_lost(&self) -> Lost {
         self.handle.queue.take_lost()
     }
+}
 
-    /// Lets it take what it has, but not for long.
-    pub fn end(self) {
-        self.handle.queue.close();
-        let started = Instant::now();
-        while !self.thread.is_finished() && started.elapsed() < LAST_PATIENCE {
+/// Lets all sinks take what they have, but not for long; those that are required and did not, and how much.
+#[must_use]
+pub fn end(sinks: Vec<Sink>) -> Vec<(Arc<str>, u64)> {
+    let until = Instant::now() + LAST_PATIENCE;
+    sinks.iter().for_each(|sink| sink.handle.queue.close());
+    let mut owing = Vec::new();
+    for Sink { handle, thread, .. } in sinks {
+        while !thread.is_finished() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let lost = self.handle.queue.give_up();
+        let lost = handle.queue.give_up();
         if lost > 0 {
-            let sink = &*self.handle.name;
+            let sink = handle.name();
             tracing::warn!(sink, lost, "a sink of the audit log did not take the last records");
+            owing.extend(handle.required.then(|| (Arc::clone(&handle.name), lost)));
         }
     }
+    owing
 }
 
 impl SinkHandle {
@@ -161,9 +174,15 @@ impl SinkHandle {
         Arc::clone(&self.name)
     }
 
-    /// Lines that it has taken, and lines that it never will.
+    /// Whether calls wait for it.
     #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
+    pub const fn is_required(&self) -> bool {
+        self.required
+    }
+
+    /// Lines that it has taken, those among them that were shortened, and lines that it never will have.
+    #[must_use]
+    pub fn counts(&self) -> [u64; 3] {
         self.queue.counts()
     }
 

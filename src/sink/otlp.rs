@@ -1,7 +1,5 @@
 //! OTLP over HTTP with JSON (opentelemetry.io/docs/specs/otlp, "OTLP/HTTP"): one POST for what waits, on a connection that is
-//! kept. What the collector may take later is sent again; what it will never take is counted.
-
-use std::sync::Arc;
+//! kept.
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
@@ -16,17 +14,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpStream;
 
-use super::queue::Batch;
-use super::syslog::is_allowed;
-use super::worker::lines_of;
+use super::line::{Severity, host_name};
+use super::worker::Fault;
 use crate::chain::head;
 use crate::tls::Connector;
 
 /// The most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
-/// The most bytes of lines in one request, but for one line that is longer.
-const REQUEST_BYTES_MAX: usize = 128 * 1024;
 
 /// Where a collector listens.
 #[derive(Clone, Debug)]
@@ -49,24 +43,14 @@ pub(super) struct Otlp {
 
 impl Otlp {
     pub(super) fn new(config: &OtlpConfig) -> Self {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Self { config: config.clone(), host: host.trim().to_owned(), sender: None }
+        Self { config: config.clone(), host: host_name(), sender: None }
     }
 
     pub(super) fn reset(&mut self) {
         self.sender = None;
     }
 
-    pub(super) async fn send(&mut self, batches: &[Arc<Batch>]) -> Result<u64, String> {
-        let mut refused = 0;
-        for lines in in_requests(lines_of(batches)) {
-            refused += self.post(&lines).await?;
-        }
-        Ok(refused)
-    }
-
-    async fn post(&mut self, lines: &[&[u8]]) -> Result<u64, String> {
-        let records = lines.len() as u64;
+    pub(super) async fn send(&mut self, lines: &[&[u8]]) -> Result<(), Fault> {
         let body = Bytes::from(export(&self.host, lines.iter().copied()).to_string());
         let mut kept = self.sender.take();
         // The collector may have closed it meanwhile.
@@ -75,33 +59,22 @@ impl Otlp {
         {
             kept = None;
         }
+        let away = |why: String| Fault::Away(self.fault(&why));
         let mut sender = match kept {
             Some(sender) => sender,
-            None => self.connect().await.map_err(|why| self.fault(&why))?,
+            None => self.connect().await.map_err(away)?,
         };
-        let request = self.request(body).map_err(|error| self.fault(&error.to_string()))?;
-        let answer = sender.send_request(request).await;
-        let answer = answer.map_err(|error| self.fault(&error.to_string()))?;
+        let request = self.request(body).map_err(|error| away(error.to_string()))?;
+        let answer = sender.send_request(request).await.map_err(|error| away(error.to_string()))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| self.fault(&error.to_string()))?.to_bytes();
+        let body = body.map_err(|error| away(error.to_string()))?.to_bytes();
         self.sender = Some(sender);
-        match status {
-            status if status.is_success() => Ok(rejected(&body).min(records)),
-            // The specification names those that may be tried again.
-            StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => Err(self.fault(&format!("HTTP status {status}"))),
-            // A wrong path or a wrong token can be mended; no record may be thrown away for it.
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-                Err(self.fault(&format!("HTTP status {status}")))
-            }
-            status if status.is_client_error() => {
-                tracing::warn!(%status, records, "the collector refuses records of the audit log");
-                Ok(records)
-            }
-            status => Err(self.fault(&format!("HTTP status {status}"))),
+        match rejected(&body) {
+            // The one status of success (OTLP/HTTP, "Full Success").
+            0 if status == StatusCode::OK => Ok(()),
+            0 => Err(Fault::Refused(self.fault(&format!("HTTP status {status}")))),
+            some => Err(Fault::Refused(self.fault(&format!("it rejects {some} records")))),
         }
     }
 
@@ -133,23 +106,6 @@ impl Otlp {
         let scheme = if self.config.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}{}: {why}", self.config.authority, self.config.path)
     }
-}
-
-/// Lines by request. One that a collector finds too large must take few others with it: a tenant whose requests
-/// have many long keys would choose what is not seen.
-fn in_requests<'l>(lines: impl Iterator<Item = &'l [u8]>) -> Vec<Vec<&'l [u8]>> {
-    let (mut requests, mut bytes) = (Vec::new(), REQUEST_BYTES_MAX);
-    for line in lines {
-        if bytes + line.len() > REQUEST_BYTES_MAX {
-            requests.push(Vec::new());
-            bytes = 0;
-        }
-        bytes += line.len();
-        if let Some(request) = requests.last_mut() {
-            request.push(line);
-        }
-    }
-    requests
 }
 
 async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>
@@ -191,11 +147,10 @@ fn record(line: &[u8]) -> Value {
         head(line).map_or((0, "", "unknown"), |head| (head.sequence, head.time, head.kind));
     let nanoseconds =
         OffsetDateTime::parse(time, &Rfc3339).map_or(0, OffsetDateTime::unix_timestamp_nanos);
-    let (number, severity) = match kind {
-        "audit.gap" => (17, "ERROR"),
-        "connection.refused" => (13, "WARN"),
-        "decision" if !is_allowed(line) => (13, "WARN"),
-        _ => (9, "INFO"),
+    let (number, severity) = match Severity::of(line) {
+        Severity::Error => (17, "ERROR"),
+        Severity::Warning => (13, "WARN"),
+        Severity::Informational => (9, "INFO"),
     };
     json!({
         "timeUnixNano": nanoseconds.to_string(),
@@ -230,20 +185,6 @@ mod tests {
         );
         let service = exported.pointer("/resourceLogs/0/resource/attributes/0/value/stringValue");
         assert_eq!(service.unwrap(), "ringfence");
-    }
-
-    #[test]
-    fn a_long_line_goes_alone() {
-        let (long, short) = (vec![b'l'; 2 * REQUEST_BYTES_MAX], vec![b's'; REQUEST_BYTES_MAX / 3]);
-        let check = |lines: &[&[u8]], expected: &[usize]| {
-            let requests = in_requests(lines.iter().copied());
-            assert_eq!(requests.iter().map(Vec::len).collect::<Vec<_>>(), expected);
-            assert_eq!(requests.concat(), lines);
-        };
-        check(&[], &[]);
-        check(&[&short, &short, &short, &short], &[3, 1]);
-        check(&[&short, &long, &short], &[1, 1, 1]);
-        check(&[&long], &[1]);
     }
 
     #[test]

@@ -1,11 +1,15 @@
-//! What waits for a sink: whole batches of lines, bounded in bytes; what finds no room is counted.
+//! What waits for a sink: whole lines in batches, bounded in bytes where the sink is not required; what finds no room
+//! is counted.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The most bytes of lines that are sent together, but for the last batch.
-const SEND_BYTES_MAX: usize = 1 << 20;
+use crate::chain::head;
+
+/// The most bytes of lines that are sent together, but for one line that is longer: a request of it is small enough
+/// for any collector, and has a deadline of its own.
+pub const BATCH_BYTES_MAX: usize = 128 * 1024;
 
 /// Whole lines, each with its newline.
 #[derive(Debug, Default)]
@@ -16,10 +20,38 @@ pub struct Batch {
     pub records: u64,
 }
 
-/// A required sink has not taken what it was given.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Silent(String);
+impl Batch {
+    /// The lines, without their newlines.
+    pub(super) fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+    }
+
+    /// The numbers of its first and its last record.
+    fn span(&self) -> Option<(u64, u64)> {
+        let number = |line: &[u8]| head(line).map(|head| head.sequence);
+        let first = self.lines().next().and_then(number)?;
+        Some((first, self.lines().last().and_then(number).unwrap_or(first)))
+    }
+}
+
+/// Records that a sink never got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// How many.
+    pub records: u64,
+    /// Between these two of the chain.
+    pub span: Option<(u64, u64)>,
+}
+
+impl Lost {
+    fn add(&mut self, batch: &Batch) {
+        self.records += batch.records;
+        self.span = match (self.span, batch.span()) {
+            (Some((first, _)), Some((_, last))) => Some((first, last)),
+            (span, of_batch) => span.or(of_batch),
+        };
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -35,9 +67,11 @@ struct State {
     /// Records that were taken out and not confirmed yet.
     on_the_way: u64,
     taken: u64,
+    /// Of those, how many were said shorter.
+    shortened: u64,
     lost: u64,
-    /// How many of the lost were told.
-    told: u64,
+    /// Those of the lost that were not told yet.
+    untold: Lost,
     failing: Option<String>,
     closing: bool,
 }
@@ -55,6 +89,7 @@ impl Queue {
         let mut state = self.lock();
         if state.bytes.saturating_add(batch.lines.len()) > self.bytes_max || state.closing {
             state.lost += batch.records;
+            state.untold.add(batch);
             return;
         }
         state.bytes += batch.lines.len();
@@ -69,25 +104,23 @@ impl Queue {
         let waited = self.changed.wait_while(self.lock(), nothing);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         let (mut batches, mut bytes) = (Vec::new(), 0);
-        while bytes < SEND_BYTES_MAX
-            && let Some(batch) = state.waiting.pop_front()
+        while let Some(batch) = state.waiting.front()
+            && (batches.is_empty() || bytes + batch.lines.len() <= BATCH_BYTES_MAX)
         {
             bytes += batch.lines.len();
             state.on_the_way += batch.records;
-            batches.push(batch);
+            batches.extend(state.waiting.pop_front());
         }
         (!batches.is_empty()).then_some(batches)
     }
 
-    /// What was taken out has arrived, but for so many lines that the other side will never take.
-    pub(super) fn confirm(&self, batches: &[Arc<Batch>], refused: u64) {
+    /// What was taken out has arrived, so many of the lines shorter than they are.
+    pub(super) fn confirm(&self, batches: &[Arc<Batch>], shortened: u64) {
         let mut state = self.lock();
         let bytes: usize = batches.iter().map(|batch| batch.lines.len()).sum();
         state.bytes = state.bytes.saturating_sub(bytes);
-        let refused = refused.min(state.on_the_way);
-        state.taken += state.on_the_way - refused;
-        state.lost += refused;
-        state.on_the_way = 0;
+        state.taken += std::mem::take(&mut state.on_the_way);
+        state.shortened += shortened;
         state.failing = None;
         drop(state);
         self.changed.notify_all();
@@ -116,27 +149,20 @@ impl Queue {
         lost
     }
 
-    pub(super) fn wait_until_taken(&self, deadline: Duration) -> Result<(), Silent> {
-        let not_yet = |state: &mut State| !state.waiting.is_empty() || state.on_the_way > 0;
-        let waited = self.changed.wait_timeout_while(self.lock(), deadline, not_yet);
-        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        if !timeout.timed_out() {
-            return Ok(());
-        }
-        let silent = || format!("it has not answered for {} seconds", deadline.as_secs());
-        Err(Silent(state.failing.clone().unwrap_or_else(silent)))
+    /// What was lost since this was last asked.
+    pub(super) fn take_lost(&self) -> Lost {
+        std::mem::take(&mut self.lock().untold)
     }
 
-    pub(super) fn take_lost(&self) -> u64 {
-        let mut state = self.lock();
-        let lost = state.lost - state.told;
-        state.told = state.lost;
-        lost
+    /// Records that arrived.
+    pub(super) fn taken(&self) -> u64 {
+        self.lock().taken
     }
 
-    pub(super) fn counts(&self) -> (u64, u64) {
+    /// Records that arrived, those among them that were shortened, and those that were lost.
+    pub(super) fn counts(&self) -> [u64; 3] {
         let state = self.lock();
-        (state.taken, state.lost)
+        [state.taken, state.shortened, state.lost]
     }
 
     pub(super) fn failure(&self) -> Option<String> {
@@ -154,51 +180,53 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn batch(lines: &str) -> Arc<Batch> {
-        let records = lines.matches('\n').count() as u64;
-        Arc::new(Batch { lines: lines.as_bytes().to_vec(), records })
+    fn batch(first: u64, records: u64) -> Arc<Batch> {
+        let line = |seq| format!("{{\"v\":1,\"seq\":{seq},\"time\":\"t\",\"type\":\"k\"}}\n");
+        let lines: String = (first..first + records).map(line).collect();
+        Arc::new(Batch { lines: lines.into_bytes(), records })
     }
 
     #[test]
-    fn what_finds_no_room_is_lost_and_counted_once() {
-        let queue = Queue::new(8);
-        queue.push(&batch("aa\nbb\n"));
-        queue.push(&batch("cc\ndd\n"));
-        assert_eq!((queue.take_lost(), queue.take_lost()), (2, 0));
+    fn what_finds_no_room_is_lost_and_told_once_with_its_place() {
+        let queue = Queue::new(2 * batch(1, 1).lines.len());
+        queue.push(&batch(1, 2));
+        queue.push(&batch(3, 2));
+        queue.push(&batch(5, 1));
+        assert_eq!(queue.take_lost(), Lost { records: 3, span: Some((3, 5)) });
+        assert_eq!(queue.take_lost(), Lost::default());
         let taken = queue.next().unwrap();
         // It has room only when what it holds has arrived.
-        queue.push(&batch("cc\n"));
-        assert_eq!(queue.take_lost(), 1);
-        queue.confirm(&taken, 0);
-        queue.push(&batch("cc\n"));
-        assert_eq!((queue.take_lost(), queue.counts()), (0, (2, 3)));
+        queue.push(&batch(6, 1));
+        assert_eq!(queue.take_lost(), Lost { records: 1, span: Some((6, 6)) });
+        queue.confirm(&taken, 1);
+        queue.push(&batch(7, 1));
+        assert_eq!((queue.take_lost(), queue.counts()), (Lost::default(), [2, 1, 4]));
     }
 
     #[test]
-    fn a_required_sink_is_waited_for_until_its_deadline() {
+    fn batches_go_together_as_far_as_a_request_may_be_long() {
         let queue = Queue::new(usize::MAX);
-        assert_eq!(queue.wait_until_taken(Duration::ZERO), Ok(()));
-        queue.push(&batch("aa\n"));
-        let silent = Silent("it has not answered for 0 seconds".to_owned());
-        assert_eq!(queue.wait_until_taken(Duration::from_millis(1)), Err(silent));
-        let taken = queue.next().unwrap();
-        assert!(queue.fail("connection refused".to_owned()));
-        assert!(!queue.fail("connection refused".to_owned()));
-        let silent = Silent("connection refused".to_owned());
-        assert_eq!(queue.wait_until_taken(Duration::from_millis(1)), Err(silent));
-        queue.confirm(&taken, 0);
-        assert_eq!((queue.wait_until_taken(Duration::ZERO), queue.failure()), (Ok(()), None));
+        let large = |bytes| Arc::new(Batch { lines: vec![b'x'; bytes], records: 1 });
+        for bytes in [BATCH_BYTES_MAX / 2, BATCH_BYTES_MAX / 2, 1, 2 * BATCH_BYTES_MAX, 1] {
+            queue.push(&large(bytes));
+        }
+        let lengths = std::iter::from_fn(|| {
+            let taken = queue.next().unwrap();
+            queue.confirm(&taken, 0);
+            Some(taken.len())
+        });
+        assert_eq!(lengths.take(4).collect::<Vec<_>>(), [2, 1, 1, 1]);
     }
 
     #[test]
     fn at_the_end_what_did_not_arrive_is_counted() {
         let queue = Queue::new(usize::MAX);
-        queue.push(&batch("aa\n"));
-        queue.push(&batch("bb\ncc\n"));
+        queue.push(&batch(1, 1));
+        queue.push(&batch(2, 2));
         queue.close();
-        queue.push(&batch("dd\n"));
+        queue.push(&batch(4, 1));
         assert_eq!(queue.next().unwrap().len(), 2);
         assert!(queue.next().is_none());
-        assert_eq!((queue.give_up(), queue.counts()), (3, (0, 4)));
+        assert_eq!((queue.give_up(), queue.counts()), (3, [0, 0, 4]));
     }
 }

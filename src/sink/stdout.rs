@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use super::queue::Batch;
+use super::worker::Fault;
 
 /// A write to a pipe that nobody reads cannot be given up: it is waited for again.
 #[derive(Debug, Default)]
@@ -14,7 +15,7 @@ pub(super) struct Stdout {
 }
 
 impl Stdout {
-    pub(super) async fn send(&mut self, batches: &[Arc<Batch>]) -> Result<u64, String> {
+    pub(super) async fn send(&mut self, batches: &[Arc<Batch>]) -> Result<(), Fault> {
         let writing = self.writing.get_or_insert_with(|| {
             let batches: Vec<Arc<Batch>> = batches.to_vec();
             tokio::task::spawn_blocking(move || {
@@ -26,9 +27,9 @@ impl Stdout {
         let written = writing.await;
         self.writing = None;
         match written {
-            Ok(Ok(())) => Ok(0),
-            Ok(Err(error)) => Err(format!("standard output: {error}")),
-            Err(_) => Err("standard output: the write ended early".to_owned()),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Fault::Away(format!("standard output: {error}"))),
+            Err(_) => Err(Fault::Away("standard output: the write ended early".to_owned())),
         }
     }
 }

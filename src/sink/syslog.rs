@@ -3,18 +3,19 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use http::uri::Authority;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixDatagram};
 
-use super::queue::Batch;
-use super::worker::lines_of;
+use super::line::{Severity, host_name};
+use super::worker::Fault;
 use crate::chain::head;
 use crate::tls::Connector;
 
+/// EMSGSIZE of Linux.
+const MESSAGE_TOO_LONG: i32 = 90;
 /// The longest host name in a message (RFC 5424, 6).
 const HOST_BYTES_MAX: usize = 255;
 
@@ -84,9 +85,8 @@ pub(super) struct Syslog {
 
 impl Syslog {
     pub(super) fn new(config: &SyslogConfig) -> Self {
-        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let host =
-            name.trim().chars().filter(char::is_ascii_graphic).take(HOST_BYTES_MAX).collect();
+        let name = host_name();
+        let host = name.chars().filter(char::is_ascii_graphic).take(HOST_BYTES_MAX).collect();
         Self { config: config.clone(), host, connection: None }
     }
 
@@ -94,7 +94,7 @@ impl Syslog {
         self.connection = None;
     }
 
-    pub(super) async fn send(&mut self, batches: &[Arc<Batch>]) -> Result<u64, String> {
+    pub(super) async fn send(&mut self, lines: &[&[u8]]) -> Result<(), Fault> {
         // A daemon that was restarted shows only when it is listened to; a write would vanish.
         if let Some(Connection::Stream(stream)) = &mut self.connection
             && has_ended(stream).await
@@ -105,42 +105,29 @@ impl Syslog {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let refused = match &mut connection {
-            Connection::Datagram(socket) => self.send_datagrams(socket, batches).await?,
+        match &mut connection {
+            Connection::Datagram(socket) => {
+                for line in lines {
+                    let sent = socket.send(&self.message(line)).await;
+                    sent.map_err(|error| self.fault(&error))?;
+                }
+            }
             Connection::Stream(stream) => {
                 let mut bytes = Vec::new();
-                for line in lines_of(batches) {
+                for line in lines {
                     let message = self.message(line);
                     drop(write!(bytes, "{} ", message.len()));
                     bytes.extend_from_slice(&message);
                 }
                 stream.write_all(&bytes).await.map_err(|error| self.fault(&error))?;
                 stream.flush().await.map_err(|error| self.fault(&error))?;
-                0
-            }
-        };
-        self.connection = Some(connection);
-        Ok(refused)
-    }
-
-    async fn send_datagrams(
-        &self,
-        socket: &UnixDatagram,
-        batches: &[Arc<Batch>],
-    ) -> Result<u64, String> {
-        let mut refused = 0;
-        for line in lines_of(batches) {
-            match socket.send(&self.message(line)).await {
-                Ok(_) => {}
-                // EMSGSIZE: no try would be better.
-                Err(error) if error.raw_os_error() == Some(90) => refused += 1,
-                Err(error) => return Err(self.fault(&error)),
             }
         }
-        Ok(refused)
+        self.connection = Some(connection);
+        Ok(())
     }
 
-    async fn connect(&self) -> Result<Connection, String> {
+    async fn connect(&self) -> Result<Connection, Fault> {
         let connected = match &self.config.address {
             SyslogAddress::Unix(path) => UnixDatagram::unbound().and_then(|socket| {
                 socket.connect(path)?;
@@ -162,41 +149,35 @@ impl Syslog {
         connected.map_err(|error| self.fault(&error))
     }
 
-    fn fault(&self, error: &std::io::Error) -> String {
-        match &self.config.address {
+    fn fault(&self, error: &std::io::Error) -> Fault {
+        let text = match &self.config.address {
             SyslogAddress::Unix(path) => format!("unix://{}: {error}", path.display()),
             SyslogAddress::Tcp(authority) => format!("tcp://{authority}: {error}"),
             SyslogAddress::Tls { authority, .. } => format!("tls://{authority}: {error}"),
+        };
+        // A datagram that is too large would be so at every try.
+        match error.raw_os_error() {
+            Some(MESSAGE_TOO_LONG) => Fault::Refused(text),
+            _ => Fault::Away(text),
         }
     }
 
     /// `<PRI>1 TIMESTAMP HOSTNAME APP-NAME PROCID MSGID STRUCTURED-DATA MSG`
     fn message(&self, line: &[u8]) -> Vec<u8> {
+        let severity = match Severity::of(line) {
+            Severity::Error => 3,
+            Severity::Warning => 4,
+            Severity::Informational => 6,
+        };
         let (time, kind) = head(line).map_or(("-", "-"), |head| (head.time, head.kind));
         let host = if self.host.is_empty() { "-" } else { &self.host };
-        let priority = u16::from(self.config.facility.0) * 8 + u16::from(severity(line, kind));
+        let priority = u16::from(self.config.facility.0) * 8 + severity;
         let process = std::process::id();
         let mut message =
             format!("<{priority}>1 {time} {host} ringfence {process} {kind} - ").into_bytes();
         message.extend_from_slice(line);
         message
     }
-}
-
-/// Warning for what was denied or refused, error for what was lost, informational for the rest.
-fn severity(line: &[u8], kind: &str) -> u8 {
-    match kind {
-        "audit.gap" => 3,
-        "connection.refused" => 4,
-        "decision" if !is_allowed(line) => 4,
-        _ => 6,
-    }
-}
-
-/// Quotes in what a client chose are escaped, so the field is ours.
-pub(super) fn is_allowed(line: &[u8]) -> bool {
-    let allowed = b"\"verdict\":\"allow\"";
-    line.windows(allowed.len()).any(|window| window == allowed)
 }
 
 /// Whether the other side has closed. What it says is thrown away: syslog has no answers.

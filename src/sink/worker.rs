@@ -1,11 +1,15 @@
 //! The thread of a sink: takes what waits, sends it, and again until it arrives. What was half sent when a connection
 //! broke is sent once more: a collector may see a line twice, and tells by chain and `seq`.
+//!
+//! A collector that answers and refuses gets one line at a time, and then, in place of the one it does not take, a
+//! stub: no client must be able to stop the others' records with one of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
+use super::line::{bare, shortened};
 use super::otlp::Otlp;
 use super::queue::{Batch, Queue};
 use super::stdout::Stdout;
@@ -17,87 +21,135 @@ const RETRY: Duration = Duration::from_millis(500);
 
 pub(super) struct Worker {
     name: Arc<str>,
-    required: bool,
     deadline: Duration,
+    line_bytes: usize,
     queue: Arc<Queue>,
-    place: Place,
+    transport: Transport,
+    was_failing: bool,
 }
 
-enum Place {
+enum Transport {
     Stdout(Stdout),
     Syslog(Box<Syslog>),
     Otlp(Box<Otlp>),
 }
 
+/// Why lines did not arrive.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The other side is away, or silent.
+    Away(String),
+    /// It answers, and does not take them; it may take others.
+    Refused(String),
+}
+
 impl Worker {
     pub(super) fn new(config: &Config, queue: Arc<Queue>) -> Self {
-        let place = match &config.to {
-            To::Stdout => Place::Stdout(Stdout::default()),
-            To::Syslog(syslog) => Place::Syslog(Box::new(Syslog::new(syslog))),
-            To::Otlp(otlp) => Place::Otlp(Box::new(Otlp::new(otlp))),
+        let transport = match &config.to {
+            To::Stdout => Transport::Stdout(Stdout::default()),
+            To::Syslog(syslog) => Transport::Syslog(Box::new(Syslog::new(syslog))),
+            To::Otlp(otlp) => Transport::Otlp(Box::new(Otlp::new(otlp))),
         };
-        let (name, required, deadline) =
-            (Arc::clone(&config.name), config.required, config.deadline);
-        Self { name, required, deadline, queue, place }
+        Self {
+            name: Arc::clone(&config.name),
+            deadline: config.deadline,
+            line_bytes: config.line_bytes,
+            queue,
+            transport,
+            was_failing: false,
+        }
     }
 
-    pub(super) fn run(mut self, runtime: &Runtime) {
+    /// `taken` is told whenever something has arrived.
+    pub(super) fn run(mut self, runtime: &Runtime, taken: impl Fn()) {
         while let Some(batches) = self.queue.next() {
-            if !self.send(runtime, &batches) {
-                return;
+            let Some(shortened) = self.deliver(runtime, &batches) else { return };
+            self.queue.confirm(&batches, shortened);
+            taken();
+        }
+    }
+
+    /// Has all lines arrive; how many of them shorter. `None` when the end came first.
+    fn deliver(&mut self, runtime: &Runtime, batches: &[Arc<Batch>]) -> Option<u64> {
+        let whole: Vec<&[u8]> = batches.iter().flat_map(|batch| batch.lines()).collect();
+        let lines: Vec<_> = whole.iter().map(|line| shortened(line, self.line_bytes)).collect();
+        let fitted: Vec<&[u8]> = lines.iter().map(AsRef::as_ref).collect();
+        let mut short =
+            lines.iter().zip(&whole).filter(|(line, whole)| line.len() < whole.len()).count();
+        loop {
+            match self.send(runtime, batches, &fitted) {
+                Ok(()) => return Some(short as u64),
+                Err(Fault::Away(why)) => self.rest(why)?,
+                Err(Fault::Refused(_)) => break,
+            }
+        }
+        for (line, whole) in fitted.iter().zip(&whole) {
+            short += usize::from(self.deliver_one(runtime, line, whole)?);
+        }
+        Some(short as u64)
+    }
+
+    /// Has one line arrive, or what stands for it; whether it was that.
+    fn deliver_one(&mut self, runtime: &Runtime, line: &[u8], whole: &[u8]) -> Option<bool> {
+        loop {
+            match self.send(runtime, &[], &[line]) {
+                Ok(()) => return Some(false),
+                Err(Fault::Away(why)) => self.rest(why)?,
+                Err(Fault::Refused(_)) => match self.send(runtime, &[], &[&bare(whole)]) {
+                    Ok(()) => return Some(true),
+                    // It takes nothing at all: a wrong token, a wrong path, a disk that is full.
+                    Err(Fault::Away(why) | Fault::Refused(why)) => self.rest(why)?,
+                },
             }
         }
     }
 
-    /// False when the end came first.
-    fn send(&mut self, runtime: &Runtime, batches: &[Arc<Batch>]) -> bool {
-        let mut was_failing = false;
-        loop {
-            let sent = runtime.block_on(async {
-                let sending = self.place.send(batches);
-                let silent =
-                    || format!("it has not answered for {} seconds", self.deadline.as_secs());
-                tokio::time::timeout(self.deadline, sending).await.unwrap_or_else(|_| Err(silent()))
-            });
-            // What can never be taken must not be passed over where the config says that it has to be.
-            let sent = match sent {
-                Ok(refused) if refused > 0 && self.required => {
-                    Err(format!("it refuses {refused} records for good"))
-                }
-                sent => sent,
-            };
-            let sink = &*self.name;
-            match sent {
-                Ok(refused) => {
-                    self.queue.confirm(batches, refused);
-                    if was_failing {
-                        tracing::info!(sink, "the sink of the audit log takes records again");
-                    }
-                    return true;
-                }
-                Err(why) => {
-                    self.place.reset();
-                    if self.queue.fail(why.clone()) {
-                        tracing::error!(sink, why, "a sink of the audit log takes no records");
-                    }
-                    was_failing = true;
-                    if self.queue.is_closing() {
-                        return false;
-                    }
-                    self.queue.rest(RETRY);
+    fn send(
+        &mut self,
+        runtime: &Runtime,
+        batches: &[Arc<Batch>],
+        lines: &[&[u8]],
+    ) -> Result<(), Fault> {
+        let sent = runtime.block_on(async {
+            let sending = self.transport.send(batches, lines);
+            let silent = || format!("it has not answered for {} seconds", self.deadline.as_secs());
+            let sent = tokio::time::timeout(self.deadline, sending).await;
+            sent.unwrap_or_else(|_| Err(Fault::Away(silent())))
+        });
+        match &sent {
+            Ok(()) => {
+                if std::mem::take(&mut self.was_failing) {
+                    let sink = &*self.name;
+                    tracing::info!(sink, "the sink of the audit log takes records again");
                 }
             }
+            Err(_) => self.transport.reset(),
         }
+        sent
+    }
+
+    /// After a failure; `None` when the end has come.
+    fn rest(&mut self, why: String) -> Option<()> {
+        let sink = &*self.name;
+        if self.queue.fail(why.clone()) && !self.was_failing {
+            tracing::error!(sink, why, "a sink of the audit log takes no records");
+        }
+        self.was_failing = true;
+        if self.queue.is_closing() {
+            return None;
+        }
+        self.queue.rest(RETRY);
+        Some(())
     }
 }
 
-impl Place {
-    /// Sends all lines; how many of them the other side refuses for good.
-    async fn send(&mut self, batches: &[Arc<Batch>]) -> Result<u64, String> {
+impl Transport {
+    /// Sends lines, which are those of the batches where there are any.
+    async fn send(&mut self, batches: &[Arc<Batch>], lines: &[&[u8]]) -> Result<(), Fault> {
         match self {
             Self::Stdout(stdout) => stdout.send(batches).await,
-            Self::Syslog(syslog) => syslog.send(batches).await,
-            Self::Otlp(otlp) => otlp.send(batches).await,
+            Self::Syslog(syslog) => syslog.send(lines).await,
+            Self::Otlp(otlp) => otlp.send(lines).await,
         }
     }
 
@@ -109,10 +161,4 @@ impl Place {
             Self::Otlp(otlp) => otlp.reset(),
         }
     }
-}
-
-/// The lines of batches, without their newlines.
-pub(super) fn lines_of(batches: &[Arc<Batch>]) -> impl Iterator<Item = &[u8]> {
-    let lines = batches.iter().flat_map(|batch| batch.lines.split(|byte| *byte == b'\n'));
-    lines.filter(|line| !line.is_empty())
 }

@@ -60,18 +60,21 @@ fn every_mistake_of_a_sink_is_told() {
     check("sink_nothing", "[[audit.sink]]");
     check(
         "sink_odd",
-        "[[audit.sink]]\nname = \"SIEM\"\nto = \"kafka://x\"\nrequired = \"maybe\"\nlines = \"some\"\n\
+        "[[audit.sink]]\nname = \"SIEM\"\nto = \"kafka://x\"\nrequired = \"yes\"\nlines = \"some\"\n\
          facility = \"kern\"\nauthorization = \"no-such-file\"\nca = \"policy.toml\"\nkey = \"k\"\n\
-         deadline_seconds = 0\nqueue_bytes = 1",
+         deadline_seconds = 0\nqueue_bytes = 1\nline_bytes = 1",
     );
     check(
         "sink_settings_of_others",
         "[[audit.sink]]\nname = \"a\"\nto = \"stdout\"\nfacility = \"auth\"\nca = \"pki/tenants-ca.crt\"\n\
          [[audit.sink]]\nname = \"a\"\nto = \"stdout\"\n\
-         [[audit.sink]]\nname = \"b\"\nto = \"syslog+unix:///dev/log\"\nrequired = \"yes\"\n\
+         [[audit.sink]]\nname = \"b\"\nto = \"syslog+unix://dev/log\"\n\
          [[audit.sink]]\nname = \"c\"\nto = \"syslog+tls://siem:6514\"\n\
          [[audit.sink]]\nname = \"d\"\nto = \"syslog+tcp://siem\"\n\
-         [[audit.sink]]\nname = \"e\"\nto = \"otlp+https://siem:4318\"",
+         [[audit.sink]]\nname = \"e\"\nto = \"otlp+https://siem:4318\"\n\
+         [[audit.sink]]\nname = \"f\"\nto = \"syslog+tls://user:hunter2@siem:6514\"\n\
+         [[audit.sink]]\nname = \"g\"\nto = \"otlp+http://siem:4318/v1/logs\"\nlines = \"checkpoints\"\n\
+         required = true\nqueue_bytes = 65536\nauthorization = \"policy.toml\"",
     );
 }
 

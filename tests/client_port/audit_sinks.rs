@@ -2,10 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
 
-use ringfence::etcd::pb::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
+use ringfence::etcd::pb::etcdserverpb::{
+    PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, request_op,
+};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -77,7 +80,18 @@ fn tls_server(pki: &Pki) -> Arc<ServerConfig> {
 
 /// A collector of OTLP: the first answer is 503, as of one that is busy.
 fn otlp_collector(bodies: &Told) -> u16 {
-    let (bodies, first) = (Arc::clone(bodies), Mutex::new(true));
+    let first = Mutex::new(true);
+    otlp_collector_that(bodies, move |_| {
+        std::mem::take(&mut *first.lock().unwrap()).then_some("503 Busy")
+    })
+}
+
+/// A collector of OTLP that refuses some bodies, with which status.
+fn otlp_collector_that(
+    bodies: &Told,
+    refuses: impl Fn(&str) -> Option<&'static str> + Send + 'static,
+) -> u16 {
+    let bodies = Arc::clone(bodies);
     listen(move |stream| {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         loop {
@@ -91,14 +105,18 @@ fn otlp_collector(bodies: &Told) -> u16 {
                 length = line.parse().unwrap();
             }
             assert!(head.starts_with("POST /v1/logs HTTP/1.1\r\n"), "{head}");
-            assert!(head.contains("authorization: Bearer t0ken\r\n"), "{head}");
+            assert!(
+                head.contains("authorization: Bearer t0ken\r\n") || !head.contains("authorization"),
+                "{head}"
+            );
             let mut body = vec![0; length];
             reader.read_exact(&mut body).unwrap();
-            let is_first = std::mem::take(&mut *first.lock().unwrap());
-            let status = if is_first { "503 Busy" } else { "200 OK" };
-            if !is_first {
-                bodies.lock().unwrap().push(String::from_utf8(body).unwrap());
+            let body = String::from_utf8(body).unwrap();
+            let refused = refuses(&body);
+            if refused.is_none() {
+                bodies.lock().unwrap().push(body);
             }
+            let status = refused.unwrap_or("200 OK");
             let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}");
             (&stream).write_all(answer.as_bytes()).unwrap();
         }
@@ -149,9 +167,10 @@ async fn every_sink_gets_every_line_in_its_order() {
     let otlp_port = otlp_collector(&otlp);
     let token = folder.path().join("token");
     std::fs::write(&token, "Bearer t0ken\n").unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
     let audit = format!(
         "[[audit.sink]]\nname = \"out\"\nto = \"stdout\"\n\
-         [[audit.sink]]\nname = \"tcp\"\nto = \"syslog+tcp://127.0.0.1:{tcp_port}\"\nrequired = \"yes\"\n\
+         [[audit.sink]]\nname = \"tcp\"\nto = \"syslog+tcp://127.0.0.1:{tcp_port}\"\nrequired = true\n\
          [[audit.sink]]\nname = \"tls\"\nto = \"syslog+tls://localhost:{tls_port}\"\nca = {:?}\n\
          [[audit.sink]]\nname = \"unix\"\nto = \"syslog+unix://{}\"\n\
          [[audit.sink]]\nname = \"otlp\"\nto = \"otlp+http://127.0.0.1:{otlp_port}/v1/logs\"\n\
@@ -203,7 +222,7 @@ async fn nothing_is_forwarded_while_a_required_sink_is_silent() {
     });
     let audit = format!(
         "wait_seconds = 1\n[[audit.sink]]\nname = \"siem\"\nto = \"syslog+tls://localhost:{port}\"\n\
-         required = \"yes\"\ndeadline_seconds = 1\nca = {:?}\n",
+         required = true\ndeadline_seconds = 1\nca = {:?}\n",
         pki.path("kubernetes-ca.crt")
     );
     let settings = Settings { audit: &audit, ..Settings::default() };
@@ -214,7 +233,7 @@ async fn nothing_is_forwarded_while_a_required_sink_is_silent() {
     tokio::task::block_in_place(|| {
         wait_for("a reason", || {
             let (status, why) = ready();
-            status == 503 && why.contains("the sink `siem` takes no records")
+            status == 503 && why.contains("the sink `siem`, which is required, takes no records")
         });
     });
     assert!(ringfence.metrics().contains("ringfence_audit_sink_up{sink=\"siem\"}"));
@@ -263,4 +282,119 @@ async fn what_an_optional_sink_loses_is_recorded_and_stops_nobody() {
     let gaps: Vec<_> = records.iter().filter(|record| record["type"] == "audit.gap").collect();
     assert!(gaps.iter().all(|gap| gap["sink"] == "gone" && gap["reason"] == "sink_behind"));
     assert!(gaps[0]["records_at_most"].as_u64().unwrap() > 10);
+    assert!(gaps[0]["first_seq"].as_u64().unwrap() < gaps[0]["last_seq"].as_u64().unwrap());
+}
+
+/// The attack: what is done while a required sink is silent is lost with the restart that mends it. The file has
+/// all of it, and another sink, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_while_a_required_sink_is_silent_is_in_the_file() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let audit = "wait_seconds = 1\n[[audit.sink]]\nname = \"out\"\nto = \"stdout\"\n\
+        [[audit.sink]]\nname = \"siem\"\nto = \"syslog+tcp://127.0.0.1:1\"\nrequired = true\ndeadline_seconds = 1\n";
+    let settings = Settings { audit, ..Settings::default() };
+    let mut ringfence = Ringfence::start_as(&pki, &etcd.endpoint(), &settings);
+    let client = RawClient::connect(&pki, "acme", ringfence.port).await;
+    for number in 0..20 {
+        assert_eq!(put(&client, &format!("/tenants/globex/{number}")).await, Some(7));
+    }
+    assert_eq!(put(&client, "/tenants/acme/x").await, Some(14));
+    tokio::task::block_in_place(|| assert_eq!(ringfence.stop().code(), Some(1)));
+    let said = ringfence.log();
+    assert!(said.contains("the sink `siem`, which is required, did not take the last"), "{said}");
+    let records = ringfence.records();
+    let decisions = records.iter().filter(|record| record["type"] == "decision");
+    let verdicts: Vec<_> = decisions.map(|record| record["verdict"].as_str().unwrap()).collect();
+    assert_eq!(verdicts, [vec!["deny"; 20], vec!["allow"]].concat());
+    assert_eq!(records.last().unwrap()["type"], "process.stop");
+    assert_eq!(ringfence.stdout(), ringfence.audit_text());
+}
+
+/// The attack: a request whose record the collector refuses, for its length or for what it holds, stops everybody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_a_collector_refuses_stops_no_other() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let told = Told::default();
+    let port = otlp_collector_that(&told, |body| {
+        if body.contains("<script>") {
+            Some("403 Forbidden")
+        } else {
+            (body.len() > 200_000).then_some("413 Too Large")
+        }
+    });
+    let audit = format!(
+        "[[audit.sink]]\nname = \"siem\"\nto = \"otlp+http://127.0.0.1:{port}/v1/logs\"\nrequired = true\n\
+         deadline_seconds = 5\n"
+    );
+    let settings = Settings { audit: &audit, ..Settings::default() };
+    let mut ringfence = Ringfence::start_as(&pki, &etcd.endpoint(), &settings);
+    let client = RawClient::connect(&pki, "acme", ringfence.port).await;
+    assert_eq!(put(&client, "/tenants/acme/<script>").await, Some(0));
+    let operation = |number: usize| RequestOp {
+        request: Some(request_op::Request::RequestPut(PutRequest {
+            key: format!("/tenants/globex/{number}{}", "\"".repeat(1000)).into(),
+            ..Default::default()
+        })),
+    };
+    let long = TxnRequest { success: (0..120).map(operation).collect(), ..Default::default() };
+    assert_eq!(client.unary("/etcdserverpb.KV/Txn", &long).await.grpc_status, Some(7));
+    let other = RawClient::connect(&pki, "globex", ringfence.port).await;
+    for number in 0..50 {
+        assert_eq!(put(&other, &format!("/tenants/globex/{number}")).await, Some(0));
+    }
+    tokio::task::block_in_place(|| assert_eq!(ringfence.stop().code(), Some(0)));
+    let log = ringfence.audit_text();
+    let found = lines_of_otlp(&self::told(&told));
+    assert_eq!(found.len(), log.lines().count());
+    let mut stubs = Vec::new();
+    for (found, line) in found.iter().zip(log.lines()).filter(|(found, line)| *found != line) {
+        let sha256 = ringfence::chain::LineHash::of(line.as_bytes()).to_string();
+        assert!(found.contains(&sha256) && !found.contains("<script>"), "{found}");
+        stubs.push(found.contains("\"verdict\":\"deny\""));
+    }
+    // Of the one nothing is said that its client chose; of the other, who was denied what.
+    assert_eq!(stubs, [false, true]);
+}
+
+/// First records and checkpoints, and nothing else: a witness.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_of_checkpoints_is_a_witness() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("log-key");
+    let program = || std::process::Command::new(env!("CARGO_BIN_EXE_ringfence"));
+    assert!(program().args(["audit", "keygen"]).arg(&key).status().unwrap().success());
+    let audit = format!(
+        "[audit.checkpoint]\nkey = {key:?}\nrecords = 10\n\
+         [[audit.sink]]\nname = \"witness\"\nto = \"stdout\"\nlines = \"checkpoints\"\n"
+    );
+    let settings = Settings { audit: &audit, ..Settings::default() };
+    let mut ringfence = Ringfence::start_as(&pki, &etcd.endpoint(), &settings);
+    let client = RawClient::connect(&pki, "acme", ringfence.port).await;
+    for number in 0..50 {
+        assert_eq!(put(&client, &format!("/tenants/acme/{number}")).await, Some(0));
+    }
+    tokio::task::block_in_place(|| assert_eq!(ringfence.stop().code(), Some(0)));
+    let (log, witnessed) = (ringfence.audit_text(), ringfence.stdout());
+    let sealing = |line: &&str| {
+        line.contains("\"type\":\"process.start\"") || line.contains("\"type\":\"checkpoint\"")
+    };
+    assert_eq!(
+        witnessed.lines().collect::<Vec<_>>(),
+        log.lines().filter(sealing).collect::<Vec<_>>()
+    );
+    let witness = folder.path().join("witness");
+    std::fs::write(&witness, witnessed).unwrap();
+    let verified = program()
+        .args(["audit", "verify", "--key"])
+        .arg(folder.path().join("log-key.pub"))
+        .arg("--witness")
+        .arg(&witness)
+        .arg(ringfence.audit_folder())
+        .output()
+        .unwrap();
+    assert!(verified.status.success(), "{verified:?}");
 }
