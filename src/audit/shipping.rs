@@ -53,8 +53,7 @@ impl Lineup {
         if !self.open.lines.is_empty() && self.open.lines.len() + line.len() > BATCH_BYTES_MAX {
             self.full.push(std::mem::take(&mut self.open));
         }
-        self.open.lines.extend_from_slice(line);
-        self.open.records += 1;
+        self.open.push(line);
     }
 
     fn batches(&mut self) -> impl Iterator<Item = Batch> {
@@ -104,9 +103,9 @@ impl Shipping {
             return Some(kept);
         }
         match self.held.back_mut() {
-            // A sync that brought no record: nothing more to wait for.
-            Some(last) if last.owed == owed => {
-                last.kept.synced |= kept.synced;
+            // Nothing more to wait for; but what is not synced must not pass for synced with what came before.
+            Some(last) if last.owed == owed && (kept.synced || !last.kept.synced) => {
+                last.kept.synced = kept.synced;
                 last.kept.taken = kept.taken;
                 last.kept.places.extend(kept.places);
             }

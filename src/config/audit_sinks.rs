@@ -155,8 +155,11 @@ impl Loader<'_> {
             required: raw.required,
             deadline: Duration::from_secs(raw.deadline_seconds),
             queue_bytes: size(raw.queue_bytes),
-            // Whoever reads a pipe gets what the file has.
-            line_bytes: if matches!(to, To::Stdout) { usize::MAX } else { size(raw.line_bytes) },
+            // Whoever reads a pipe gets what the file has, unless the config says otherwise.
+            line_bytes: match to {
+                To::Stdout if raw.line_bytes_at.is_none() => usize::MAX,
+                To::Stdout | To::Syslog(_) | To::Otlp(_) => size(raw.line_bytes),
+            },
             lines,
             to,
         })
@@ -202,7 +205,6 @@ impl Loader<'_> {
             (at(&raw.certificate), "certificate", target.is_tls()),
             (at(&raw.key), "key", target.is_tls()),
             (raw.queue_bytes_at.clone(), "queue_bytes", !raw.required),
-            (raw.line_bytes_at.clone(), "line_bytes", is_syslog || is_otlp),
         ] {
             if let Some(location) = setting.filter(|_| !means_something) {
                 let what = format!("`audit.sink.{key}` counts for nothing here");

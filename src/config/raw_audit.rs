@@ -117,8 +117,8 @@ fn read_sink(table: TableReader<'_>) -> RawSink {
         certificate: table.text("certificate"),
         key: table.text("key"),
         deadline_seconds: table.number("deadline_seconds", 1..=60, 5),
-        queue_bytes: table.number("queue_bytes", 65_536..=1 << 30, 8 << 20),
-        line_bytes: table.number("line_bytes", 1024..=1 << 20, 8192),
+        queue_bytes: table.number("queue_bytes", 262_144..=1 << 30, 8 << 20),
+        line_bytes: table.number("line_bytes", 1024..=1 << 20, 8000),
         queue_bytes_at: at("queue_bytes"),
         line_bytes_at: at("line_bytes"),
     };

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use super::keys::Keys;
+use super::keys::{Keys, KeysEnd};
 use super::kubernetes::Objects;
 use super::record::{Record, printable};
 use super::segments::{LineError, Segment};
@@ -308,6 +308,32 @@ impl Call {
             (Some(outcome), _) => outcome.shown(),
             (None, "allow") => "unknown".to_owned(),
             (None, _) => printable(self.reason.as_deref().unwrap_or("-")),
+        }
+    }
+
+    /// etcd's answer says that nothing was changed.
+    #[must_use]
+    pub fn did_nothing(&self) -> bool {
+        let Some(outcome) = &self.outcome else { return false };
+        // What ended otherwise (Unavailable, a deadline, a fault) may have been proposed, and applied later.
+        let refused = |status| matches!(status, 3 | 5 | 6 | 7 | 8 | 9 | 11 | 12 | 16);
+        let refused = outcome.fault.is_none() && outcome.status.is_some_and(refused);
+        let deleted_none = self.rpc.ends_with("/DeleteRange")
+            && self.is_proven()
+            && outcome.revision.is_some()
+            && outcome.count.is_none();
+        refused || deleted_none
+    }
+
+    /// Whether one that etcd says was done has changed each key that it touches so. A transaction may have taken its
+    /// other branch; a deletion of a range, of a lease's keys, of a lock or a candidate may have found others, or none.
+    #[must_use]
+    pub fn surely_changes(&self) -> bool {
+        let method = self.rpc.rsplit('/').next().unwrap_or_default();
+        match method {
+            "Put" | "Lock" | "Campaign" | "Proclaim" => true,
+            "DeleteRange" => self.keys.iter().all(|touch| touch.keys.end == KeysEnd::Point),
+            _ => false,
         }
     }
 

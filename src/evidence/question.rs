@@ -147,19 +147,10 @@ impl Blame {
             self.denied += 1;
             return;
         }
-        let refused_by_etcd = call.outcome.as_ref().is_some_and(|outcome| {
-            outcome.fault.is_none() && outcome.status.is_some_and(|status| status != 0)
-        });
-        // A deletion that found nothing would else stand for the last change.
-        let deleted_nothing = call.is_proven()
-            && call.rpc.ends_with("/DeleteRange")
-            && call.outcome.as_ref().is_some_and(|outcome| outcome.count.is_none());
-        if refused_by_etcd || deleted_nothing {
+        if call.did_nothing() {
             return;
         }
-        // A transaction that went well may have taken its other branch; and a key that the record does not show
-        // may be another.
-        if call.is_proven() && !call.rpc.ends_with("/Txn") && changes == Holds::Yes {
+        if call.is_proven() && changes == Holds::Yes && call.surely_changes() {
             if self.last.as_ref().is_none_or(|last| order(last) < order(&call)) {
                 self.last = Some(call);
             }
@@ -187,4 +178,75 @@ impl Blame {
 fn order(call: &Call) -> (i64, String) {
     let revision = call.outcome.as_ref().and_then(|outcome| outcome.revision);
     (revision.unwrap_or(i64::MAX), call.time.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::calls::CallOutcome;
+    use super::super::record::Touch;
+    use super::*;
+
+    /// One call of that method on those keys, with etcd's status, revision and count.
+    fn call(method: &str, touch: &str, outcome: (u16, i64, Option<i64>)) -> Call {
+        let (status, revision, count) = outcome;
+        let touch: Touch<'_> = serde_json::from_str(touch).unwrap();
+        let outcome = CallOutcome {
+            status: Some(status),
+            fault: None,
+            revision: Some(revision),
+            count,
+            latency_us: None,
+        };
+        Call {
+            chain: String::new(),
+            seq: u64::try_from(revision).unwrap(),
+            time: format!("{revision}"),
+            principal: Some(method.to_owned()),
+            source: None,
+            rpc: format!("/service/{method}"),
+            call: String::new(),
+            verdict: "allow".to_owned(),
+            reason: None,
+            rules: Vec::new(),
+            touches: vec![touch.shown()],
+            kubernetes: Vec::new(),
+            one_in: None,
+            keys: vec![KeyTouch {
+                position: 0,
+                verb: touch.verb.to_string(),
+                keys: touch.keys().unwrap(),
+            }],
+            unnamed: Vec::new(),
+            perhaps: false,
+            outcome: Some(outcome),
+        }
+    }
+
+    /// After a sure write by Put at revision 5: who is told to be last, and how many are told as perhaps.
+    fn check(later: Call, last: &str, perhaps: usize) {
+        let key = AskedKey::new(b"/a".to_vec(), None);
+        let mut blame = Blame::default();
+        blame.take(&key, call("Put", r#"{"verb":"put","key":"/a"}"#, (0, 5, None)));
+        blame.take(&key, later);
+        blame.conclude();
+        let found = (blame.last.unwrap().principal.unwrap(), blame.perhaps.len());
+        assert_eq!(found, (last.to_owned(), perhaps));
+    }
+
+    /// The attack: something that changed nothing, or perhaps nothing, stands for who wrote the key.
+    #[test]
+    fn only_what_surely_changed_the_key_is_the_last_change() {
+        let delete = r#"{"verb":"delete","key":"/a"}"#;
+        let range = r#"{"verb":"delete","key":"/","range_end":"0"}"#;
+        check(call("DeleteRange", delete, (0, 6, Some(1))), "DeleteRange", 0);
+        check(call("DeleteRange", delete, (0, 5, None)), "Put", 0);
+        check(call("DeleteRange", range, (0, 6, Some(3))), "Put", 1);
+        check(call("Resign", delete, (0, 6, None)), "Put", 1);
+        check(call("Unlock", delete, (0, 6, None)), "Put", 1);
+        check(call("Txn", delete, (0, 6, None)), "Put", 1);
+        // Refused for sure, and perhaps applied after all.
+        let put = r#"{"verb":"put","key":"/a"}"#;
+        check(call("Put", put, (7, 6, None)), "Put", 0);
+        check(call("Put", put, (14, 6, None)), "Put", 1);
+    }
 }

@@ -59,58 +59,89 @@ struct Brief<'l> {
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     principal: Option<Cow<'l, str>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    source: Option<Cow<'l, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
     rpc: Option<Cow<'l, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    path: Option<Cow<'l, str>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     verdict: Option<Cow<'l, str>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     reason: Option<Cow<'l, str>>,
+    /// How long the line is that it stands for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line_bytes: Option<usize>,
+    /// SHA-256 of that line.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    line_sha256: Option<Cow<'l, str>>,
 }
 
-/// In place of a line: what stands for it, how long it is, and its SHA-256.
-#[derive(Serialize)]
-struct Stub<'l> {
-    #[serde(flatten)]
-    brief: Brief<'l>,
-    line_bytes: usize,
-    line_sha256: String,
-}
-
-/// The line, or who did what and with which verdict when it has more bytes than `most`.
+/// The line, or who did what and with which verdict when it has more bytes than `most` and a client had a part in it:
+/// a first record is long because of the rules and of the chains before, and a witness needs all of it.
 pub(super) fn shortened(line: &[u8], most: usize) -> Cow<'_, [u8]> {
-    if line.len() <= most {
+    if line.len() <= most || !is_of_clients(line) {
         return Cow::Borrowed(line);
     }
     let brief = serde_json::from_slice::<Brief<'_>>(line).ok();
-    let stub = brief.map(|brief| stub(line, brief));
+    let stub = brief.map(|brief| text_of(&stands_for(line, brief)));
     Cow::Owned(stub.filter(|stub| stub.len() <= most).unwrap_or_else(|| bare(line)))
 }
 
-/// Nothing of the line that a client had a part in.
+/// Whether clients have a part in what the line says.
+pub(super) fn is_of_clients(line: &[u8]) -> bool {
+    let kinds = ["decision", "connection.open", "connection.refused"];
+    head(line).is_some_and(|head| kinds.contains(&head.kind))
+}
+
+/// Whose line it is; empty when it is nobody's. The name stands before all that a client chooses for a call.
+pub(super) fn principal_of(line: &[u8]) -> &[u8] {
+    let field = b"\"principal\":\"";
+    let mut rest = line.get(..line.len().min(4096)).unwrap_or(line);
+    while let Some((first, behind)) = rest.split_first() {
+        if rest.starts_with(field) {
+            let value = rest.get(field.len()..).unwrap_or_default();
+            return value.split(|byte| *byte == b'"').next().unwrap_or_default();
+        }
+        let _ = first;
+        rest = behind;
+    }
+    b""
+}
+
+/// Nothing of the line that a client had a part in. It may itself stand for another: then this does, too.
 pub(super) fn bare(line: &[u8]) -> Vec<u8> {
     let (seq, time, kind) =
         head(line).map_or((0, "", "unknown"), |head| (head.sequence, head.time, head.kind));
-    let (time, kind) = (time.into(), kind.into());
+    let known = serde_json::from_slice::<Brief<'_>>(line).ok();
+    let stood_for = known.and_then(|brief| brief.line_bytes.zip(brief.line_sha256)).unzip();
     let brief = Brief {
         v: 1,
         seq,
-        time,
-        kind,
+        time: time.into(),
+        kind: kind.into(),
         connection: None,
         call: None,
         message: None,
         step: None,
         principal: None,
+        source: None,
         rpc: None,
+        path: None,
         verdict: None,
         reason: None,
+        line_bytes: stood_for.0,
+        line_sha256: stood_for.1,
     };
-    stub(line, brief)
+    text_of(&if brief.line_sha256.is_some() { brief } else { stands_for(line, brief) })
 }
 
-fn stub(line: &[u8], brief: Brief<'_>) -> Vec<u8> {
-    let line_sha256 = to_hex(digest(&SHA256, line).as_ref());
-    let stub = Stub { brief, line_bytes: line.len(), line_sha256 };
-    serde_json::to_vec(&stub).unwrap_or_default()
+fn stands_for<'l>(line: &[u8], brief: Brief<'l>) -> Brief<'l> {
+    let sha256 = to_hex(digest(&SHA256, line).as_ref());
+    Brief { line_bytes: Some(line.len()), line_sha256: Some(sha256.into()), ..brief }
+}
+
+fn text_of(brief: &Brief<'_>) -> Vec<u8> {
+    serde_json::to_vec(brief).unwrap_or_default()
 }
 
 /// This machine's name; empty when it has none.
@@ -161,8 +192,17 @@ mod tests {
             )
         );
         assert_eq!(Severity::of(short.as_bytes()), Severity::Warning);
+        let of_short = bare(short.as_bytes());
         let bare = String::from_utf8(bare(long.as_bytes())).unwrap();
+        assert_eq!(
+            of_short,
+            bare.as_bytes(),
+            "it stands for the line of the file, not for its stub"
+        );
         assert!(!bare.contains("acme") && bare.contains(&sha256) && bare.contains("\"seq\":7"));
         assert_eq!(*shortened(long.as_bytes(), 200), *bare.as_bytes());
+        // What no client had a part in stays as it is.
+        let first = long.replace("\"decision\"", "\"process.start\"");
+        assert_eq!(shortened(first.as_bytes(), 8192), first.as_bytes());
     }
 }

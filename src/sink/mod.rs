@@ -67,6 +67,8 @@ pub enum To {
 pub struct Sink {
     handle: SinkHandle,
     lines: Lines,
+    /// The longest line that it gets as it is.
+    line_bytes: usize,
     /// Records that it was given.
     given: u64,
     thread: JoinHandle<()>,
@@ -93,6 +95,7 @@ impl Sink {
             .max_blocking_threads(2)
             .build()?;
         let worker = worker::Worker::new(config, Arc::clone(&queue));
+        let line_bytes = config.line_bytes.saturating_sub(worker.head_bytes());
         let thread =
             std::thread::Builder::new().name(format!("sink {}", config.name)).spawn(move || {
                 worker.run(&runtime, taken);
@@ -101,7 +104,7 @@ impl Sink {
             })?;
         let (name, required) = (Arc::clone(&config.name), config.required);
         let handle = SinkHandle { name, required, queue };
-        Ok(Self { handle, lines: config.lines, given: 0, thread })
+        Ok(Self { handle, lines: config.lines, line_bytes, given: 0, thread })
     }
 
     /// Which lines it gets.
@@ -119,7 +122,7 @@ impl Sink {
     /// Gives it lines. What its queue has no room for is lost, and counted; a required one has room.
     pub fn push(&mut self, batch: &Arc<Batch>) {
         self.given += batch.records;
-        self.handle.queue.push(batch);
+        self.handle.queue.push(&batch.shortened(self.line_bytes));
     }
 
     /// How many records a required sink was given; `None` when nobody waits for it.
@@ -145,7 +148,7 @@ impl Sink {
 #[must_use]
 pub fn end(sinks: Vec<Sink>) -> Vec<(Arc<str>, u64)> {
     let until = Instant::now() + LAST_PATIENCE;
-    sinks.iter().for_each(|sink| sink.handle.queue.close());
+    sinks.iter().for_each(|sink| sink.handle.queue.close(LAST_PATIENCE));
     let mut owing = Vec::new();
     for Sink { handle, thread, .. } in sinks {
         while !thread.is_finished() && Instant::now() < until {

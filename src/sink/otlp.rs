@@ -52,29 +52,43 @@ impl Otlp {
 
     pub(super) async fn send(&mut self, lines: &[&[u8]]) -> Result<(), Fault> {
         let body = Bytes::from(export(&self.host, lines.iter().copied()).to_string());
-        let mut kept = self.sender.take();
-        // The collector may have closed it meanwhile.
-        if let Some(sender) = &mut kept
-            && sender.ready().await.is_err()
+        // A collector closes a connection that was idle, and says so only when it is used: that is no failure.
+        if let Some(kept) = self.sender.take()
+            && let Ok(sent) = self.post(kept, body.clone()).await
         {
-            kept = None;
+            return sent;
         }
-        let away = |why: String| Fault::Away(self.fault(&why));
-        let mut sender = match kept {
-            Some(sender) => sender,
-            None => self.connect().await.map_err(away)?,
-        };
-        let request = self.request(body).map_err(|error| away(error.to_string()))?;
-        let answer = sender.send_request(request).await.map_err(|error| away(error.to_string()))?;
+        let sender = self.connect().await.map_err(|why| Fault::Away(self.fault(&why)))?;
+        self.post(sender, body).await.map_err(Fault::Away)?
+    }
+
+    /// What the collector answers; an error when it does not.
+    async fn post(
+        &mut self,
+        mut sender: SendRequest<Full<Bytes>>,
+        body: Bytes,
+    ) -> Result<Result<(), Fault>, String> {
+        let told = |error: &dyn ToString| self.fault(&error.to_string());
+        sender.ready().await.map_err(|error| told(&error))?;
+        let request = self.request(body).map_err(|error| told(&error))?;
+        let answer = sender.send_request(request).await.map_err(|error| told(&error))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| away(error.to_string()))?.to_bytes();
+        // The status is the answer; who says much more cannot make it none.
+        let Ok(body) = body else { return Ok(self.judged(status, 0)) };
+        let rejected = rejected(&body.to_bytes());
         self.sender = Some(sender);
-        match rejected(&body) {
+        Ok(self.judged(status, rejected))
+    }
+
+    fn judged(&self, status: StatusCode, rejected: u64) -> Result<(), Fault> {
+        let why = || self.fault(&format!("HTTP status {status}, {rejected} records rejected"));
+        match status {
             // The one status of success (OTLP/HTTP, "Full Success").
-            0 if status == StatusCode::OK => Ok(()),
-            0 => Err(Fault::Refused(self.fault(&format!("HTTP status {status}")))),
-            some => Err(Fault::Refused(self.fault(&format!("it rejects {some} records")))),
+            StatusCode::OK if rejected == 0 => Ok(()),
+            StatusCode::OK => Err(Fault::Refused(why())),
+            status if is_about_content(status) => Err(Fault::Refused(why())),
+            _ => Err(Fault::Away(why())),
         }
     }
 
@@ -106,6 +120,18 @@ impl Otlp {
         let scheme = if self.config.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}{}: {why}", self.config.authority, self.config.path)
     }
+}
+
+/// Whether a refusal may be about what was sent. Who is overloaded or has a limit takes the same lines later: were
+/// they shortened for it, a flood would choose what a collector does not see.
+fn is_about_content(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::FORBIDDEN
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNPROCESSABLE_ENTITY
+    )
 }
 
 async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>

@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::line::shortened;
 use crate::chain::head;
 
 /// The most bytes of lines that are sent together, but for one line that is longer: a request of it is small enough
@@ -18,9 +19,37 @@ pub struct Batch {
     pub lines: Vec<u8>,
     /// How many.
     pub records: u64,
+    /// Bytes of the longest.
+    longest: usize,
+    /// How many stand for longer ones of the file.
+    shortened: u64,
 }
 
 impl Batch {
+    /// Adds a line with its newline.
+    pub fn push(&mut self, line: &[u8]) {
+        self.lines.extend_from_slice(line);
+        self.records += 1;
+        self.longest = self.longest.max(line.len().saturating_sub(1));
+    }
+
+    /// The same with no line longer than `most` that a client had a part in: nobody's must take the place of others' in
+    /// a queue.
+    pub(super) fn shortened(self: &Arc<Self>, most: usize) -> Arc<Self> {
+        if self.longest <= most {
+            return Arc::clone(self);
+        }
+        let mut batch = Self::default();
+        for line in self.lines() {
+            let short = shortened(line, most);
+            batch.shortened += u64::from(short.len() < line.len());
+            batch.lines.extend_from_slice(&short);
+            batch.push(b"\n");
+            batch.longest = batch.longest.max(short.len());
+        }
+        Arc::new(batch)
+    }
+
     /// The lines, without their newlines.
     pub(super) fn lines(&self) -> impl Iterator<Item = &[u8]> {
         self.lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
@@ -74,6 +103,7 @@ struct State {
     untold: Lost,
     failing: Option<String>,
     closing: bool,
+    ends: Option<Instant>,
 }
 
 impl Queue {
@@ -87,7 +117,9 @@ impl Queue {
 
     pub(super) fn push(&self, batch: &Arc<Batch>) {
         let mut state = self.lock();
-        if state.bytes.saturating_add(batch.lines.len()) > self.bytes_max || state.closing {
+        // An empty one takes anything: what is longer than its bound would else never get through.
+        let fits = state.bytes == 0 || state.bytes + batch.lines.len() <= self.bytes_max;
+        if !fits || state.closing {
             state.lost += batch.records;
             state.untold.add(batch);
             return;
@@ -114,13 +146,13 @@ impl Queue {
         (!batches.is_empty()).then_some(batches)
     }
 
-    /// What was taken out has arrived, so many of the lines shorter than they are.
-    pub(super) fn confirm(&self, batches: &[Arc<Batch>], shortened: u64) {
+    /// What was taken out has arrived, but for so many lines for which stubs did.
+    pub(super) fn confirm(&self, batches: &[Arc<Batch>], stubs: u64) {
         let mut state = self.lock();
         let bytes: usize = batches.iter().map(|batch| batch.lines.len()).sum();
         state.bytes = state.bytes.saturating_sub(bytes);
         state.taken += std::mem::take(&mut state.on_the_way);
-        state.shortened += shortened;
+        state.shortened += stubs + batches.iter().map(|batch| batch.shortened).sum::<u64>();
         state.failing = None;
         drop(state);
         self.changed.notify_all();
@@ -131,12 +163,12 @@ impl Queue {
         self.lock().failing.replace(why).is_none()
     }
 
-    pub(super) fn is_closing(&self) -> bool {
-        self.lock().closing
-    }
-
-    pub(super) fn close(&self) {
-        self.lock().closing = true;
+    /// No more lines come; those that wait have so long.
+    pub(super) fn close(&self, patience: Duration) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.ends = Some(Instant::now() + patience);
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -169,10 +201,14 @@ impl Queue {
         self.lock().failing.clone()
     }
 
-    /// Waits, but not when the end comes.
-    pub(super) fn rest(&self, time: Duration) {
-        let open = |state: &mut State| !state.closing;
-        drop(self.changed.wait_timeout_while(self.lock(), time, open));
+    /// Waits after a failure; false when there is no time for another try.
+    pub(super) fn rest(&self, time: Duration) -> bool {
+        let was_closing = self.lock().closing;
+        // The end is worth a try at once.
+        let goes_on = |state: &mut State| was_closing || !state.closing;
+        let waited = self.changed.wait_timeout_while(self.lock(), time, goes_on);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.ends.is_none_or(|ends| Instant::now() < ends)
     }
 }
 
@@ -183,7 +219,23 @@ mod tests {
     fn batch(first: u64, records: u64) -> Arc<Batch> {
         let line = |seq| format!("{{\"v\":1,\"seq\":{seq},\"time\":\"t\",\"type\":\"k\"}}\n");
         let lines: String = (first..first + records).map(line).collect();
-        Arc::new(Batch { lines: lines.into_bytes(), records })
+        Arc::new(Batch { lines: lines.into_bytes(), records, ..Batch::default() })
+    }
+
+    /// The attack: a record of megabytes fills the queue of a sink, and others' find no room.
+    #[test]
+    fn a_long_line_takes_no_more_room_than_a_short_one() {
+        let mut batch = Batch::default();
+        let long = format!(
+            "{{\"v\":1,\"seq\":1,\"time\":\"t\",\"type\":\"decision\",\"touches\":\"{}\"}}\n",
+            "k".repeat(1 << 20)
+        );
+        batch.push(long.as_bytes());
+        batch.push(b"{\"v\":1,\"seq\":2,\"time\":\"t\",\"type\":\"outcome\"}\n");
+        let short = Arc::new(batch).shortened(8000);
+        assert!(short.lines.len() < 400, "{}", short.lines.len());
+        assert_eq!((short.records, short.shortened, short.span()), (2, 1, Some((1, 2))));
+        assert!(Arc::ptr_eq(&short, &short.shortened(8000)), "nothing is done twice");
     }
 
     #[test]
@@ -206,7 +258,8 @@ mod tests {
     #[test]
     fn batches_go_together_as_far_as_a_request_may_be_long() {
         let queue = Queue::new(usize::MAX);
-        let large = |bytes| Arc::new(Batch { lines: vec![b'x'; bytes], records: 1 });
+        let large =
+            |bytes| Arc::new(Batch { lines: vec![b'x'; bytes], records: 1, ..Batch::default() });
         for bytes in [BATCH_BYTES_MAX / 2, BATCH_BYTES_MAX / 2, 1, 2 * BATCH_BYTES_MAX, 1] {
             queue.push(&large(bytes));
         }
@@ -223,7 +276,7 @@ mod tests {
         let queue = Queue::new(usize::MAX);
         queue.push(&batch(1, 1));
         queue.push(&batch(2, 2));
-        queue.close();
+        queue.close(Duration::ZERO);
         queue.push(&batch(4, 1));
         assert_eq!(queue.next().unwrap().len(), 2);
         assert!(queue.next().is_none());

@@ -90,6 +90,12 @@ impl Syslog {
         Self { config: config.clone(), host, connection: None }
     }
 
+    /// The most bytes of a message before the line.
+    pub(super) const fn head_bytes(&self) -> usize {
+        const ALL_BUT_HOST: usize = 96;
+        ALL_BUT_HOST + self.host.len()
+    }
+
     pub(super) fn reset(&mut self) {
         self.connection = None;
     }
@@ -209,6 +215,7 @@ mod tests {
         let message = String::from_utf8(syslog(facility).message(line.as_bytes())).unwrap();
         let process = std::process::id().to_string();
         assert_eq!(message, format!("{}{line}", expected.replace("PROCESS", &process)));
+        assert!(message.len() - line.len() <= syslog(facility).head_bytes());
     }
 
     #[test]

@@ -74,7 +74,7 @@ fn every_mistake_of_a_sink_is_told() {
          [[audit.sink]]\nname = \"e\"\nto = \"otlp+https://siem:4318\"\n\
          [[audit.sink]]\nname = \"f\"\nto = \"syslog+tls://user:hunter2@siem:6514\"\n\
          [[audit.sink]]\nname = \"g\"\nto = \"otlp+http://siem:4318/v1/logs\"\nlines = \"checkpoints\"\n\
-         required = true\nqueue_bytes = 65536\nauthorization = \"policy.toml\"",
+         required = true\nqueue_bytes = 262144\nauthorization = \"policy.toml\"",
     );
 }
 

@@ -75,8 +75,8 @@ fn tell(key: &AskedKey, blame: &Blame) {
     }
     if !blame.perhaps.is_empty() {
         say(
-            "after that perhaps (a transaction takes one of two branches; without an outcome, or with a cut or \
-             hashed key, it is not known):",
+            "after that perhaps (a transaction takes one of two branches, a deletion of a range may have found other \
+             keys; without etcd's word, or with a cut or hashed key, it is not known):",
         );
         blame.perhaps.iter().for_each(describe);
     }

@@ -35,7 +35,7 @@ pub(super) fn table_line(call: &Call) -> String {
 }
 
 pub(super) fn csv_head() -> &'static str {
-    "time,verdict,principal,source,rpc,result,rules,touches,chain,seq"
+    "time,verdict,principal,source,rpc,result,rules,touches,chain,seq,perhaps,one_in"
 }
 
 pub(super) fn csv_line(call: &Call) -> String {
@@ -50,6 +50,8 @@ pub(super) fn csv_line(call: &Call) -> String {
         call.touches.join("; "),
         call.chain.clone(),
         call.seq.to_string(),
+        if call.perhaps { "perhaps".to_owned() } else { String::new() },
+        call.one_in.map(|one_in| one_in.to_string()).unwrap_or_default(),
     ];
     cells.map(|cell| csv_cell(&cell)).join(",")
 }
