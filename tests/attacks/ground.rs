@@ -35,7 +35,7 @@ rules = [
 name = "b"
 rules = [
   { prefix = "/b/", allow = ["get", "list", "watch", "put", "delete"] },
-  { prefix = "ffff", encoding = "hex", allow = ["get", "list"] },
+  { prefix = "ffff", encoding = "hex", allow = ["get", "list", "put", "delete"] },
   { allow = ["lease"] },
 ]
 [[role]]

@@ -47,10 +47,11 @@ pub enum Stricter {
     OwnUser,
     Inverted,
     Compare,
+    Rewrite,
 }
 
 impl Stricter {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ignore,
         Self::Binding,
         Self::LeaseId,
@@ -59,6 +60,7 @@ impl Stricter {
         Self::OwnUser,
         Self::Inverted,
         Self::Compare,
+        Self::Rewrite,
     ];
 
     /// The first cell of the row.
@@ -74,6 +76,7 @@ impl Stricter {
             Self::Compare => {
                 "unknown sort order, compare target or result; a compare value of another target"
             }
+            Self::Rewrite => "a key deleted by an endless range and put, in one transaction",
         }
     }
 
@@ -84,6 +87,7 @@ impl Stricter {
             | "ringfence: compare has an unknown result"
             | "ringfence: compare target and target_union disagree"
             | "etcdserver: invalid sort option" => Some(Self::Compare),
+            "etcdserver: duplicate key given in txn request" => Some(Self::Rewrite),
             _ => None,
         }
     }

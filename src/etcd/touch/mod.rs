@@ -2,6 +2,7 @@
 //! (server/etcdserver/apply/auth.go) and, where etcd leaks, a little more. The table of what each
 //! field demands is docs/authorization.md.
 
+mod rewrite;
 pub(super) mod session;
 
 use bytes::Bytes;
@@ -104,6 +105,9 @@ pub enum InvalidRequest {
     /// More operations than etcd takes.
     #[error("etcdserver: too many operations in txn request")]
     TooManyOperations,
+    /// A key that is deleted without an end and put in the same transaction: see [`rewrite`].
+    #[error("etcdserver: duplicate key given in txn request")]
+    DuplicateKey,
     /// A sort order or sort target that etcd does not know.
     #[error("etcdserver: invalid sort option")]
     SortOption,
@@ -214,7 +218,8 @@ pub fn lease(usage: LeaseUse, lease: i64, touches: &mut Touches) -> Result<(), I
 /// # Errors
 /// As for [`range`].
 pub fn txn(request: &TxnRequest, touches: &mut Touches) -> Result<(), InvalidRequest> {
-    txn_within(request, TXN_OPERATIONS_MAX, touches)
+    txn_within(request, TXN_OPERATIONS_MAX, touches)?;
+    rewrite::check(request)
 }
 
 /// The recursion is bounded: each level spends at least one operation of the budget, and the
