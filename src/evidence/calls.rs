@@ -1,22 +1,12 @@
-//! Decisions with what became of them, and from where they were asked: three records made one.
-//!
-//! Memory is bounded: of calls and connections that are open at a time so many are remembered; what was
-//! forgotten is shown as unknown.
-
-use std::collections::{BTreeMap, HashMap};
+//! Calls as a log tells them: who asked what, what was decided, and what became of it.
 
 use serde::Serialize;
 
+use super::joining::Joining;
 use super::keys::{Keys, KeysEnd};
 use super::kubernetes::Objects;
-use super::record::{Record, printable};
+use super::record::printable;
 use super::segments::{LineError, Segment};
-use crate::chain::{ChainId, head};
-
-/// Open calls that are remembered.
-const CALLS_MAX: usize = 200_000;
-/// Open connections that are remembered.
-const CONNECTIONS_MAX: usize = 1_000_000;
 
 /// Lines that cannot be read and are told.
 const UNREAD_MAX: usize = 1000;
@@ -61,6 +51,9 @@ pub struct Call {
     /// Whether it is about the key that was asked for cannot be told.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub perhaps: bool,
+    /// Told before it ended; it is told again then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_open: bool,
     /// What became of it; absent when nothing was forwarded, or the record is not there.
     pub outcome: Option<CallOutcome>,
 }
@@ -113,8 +106,6 @@ pub struct Unread {
     pub why: String,
 }
 
-type Key = (u64, u64, u64, u64);
-
 /// Reads the files in their order and tells each call once it has ended, or the chain has.
 pub fn read(
     segments: &[Segment],
@@ -155,137 +146,13 @@ fn read_file(
             }
             Err(error @ LineError::Read(_)) => return Err(fault(0, error.to_string())),
         };
-        // Only these are about calls; the rest of a large log is not taken apart.
-        let about = ["decision", "outcome", "connection.open", "connection.close"];
-        let read = match head(line.bytes) {
-            Some(head) if !about.contains(&head.kind) => continue,
-            Some(_) => {
-                serde_json::from_slice::<Record<'_>>(line.bytes).map_err(|error| error.to_string())
-            }
-            None => Err("it does not begin like a record".to_owned()),
-        };
-        match read {
-            Ok(record) => joining.take(segment.name.chain, &record, is_wanted, tell),
+        if let Err(why) = joining.take_line(segment.name.chain, line.bytes, is_wanted, tell)
             // It may be on its way.
-            Err(_) if !line.is_whole => {}
-            Err(error) if unread.len() < UNREAD_MAX => {
-                unread.push(fault(line.offset, error));
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-#[derive(Default)]
-struct Joining {
-    sources: HashMap<u64, String>,
-    /// In the order in which they were decided.
-    open: BTreeMap<u64, (Key, Call)>,
-    by_call: HashMap<Key, u64>,
-}
-
-impl Joining {
-    fn take(
-        &mut self,
-        chain: ChainId,
-        record: &Record<'_>,
-        is_wanted: &dyn Fn(&Call) -> bool,
-        tell: &mut dyn FnMut(Call),
-    ) {
-        let number = |value: Option<u64>| value.unwrap_or(0);
-        let connection = number(record.connection);
-        let key = (connection, number(record.call), number(record.message), number(record.step));
-        match &*record.kind {
-            "connection.open" => {
-                if let Some(source) = &record.source
-                    && self.sources.len() < CONNECTIONS_MAX
-                {
-                    self.sources.insert(connection, source.clone().into_owned());
-                }
-            }
-            "connection.close" => drop(self.sources.remove(&connection)),
-            "decision" => {
-                let source = self.sources.get(&connection).cloned();
-                let call = call_of(chain, record, source);
-                if !is_wanted(&call) {
-                } else if call.verdict == "allow" {
-                    self.open(key, call, tell);
-                } else {
-                    tell(call);
-                }
-            }
-            "outcome" => {
-                if let Some((_, mut call)) =
-                    self.by_call.remove(&key).and_then(|seq| self.open.remove(&seq))
-                {
-                    call.outcome = Some(CallOutcome {
-                        status: record.status,
-                        fault: record.fault.clone().map(std::borrow::Cow::into_owned),
-                        revision: record.revision,
-                        count: record.count,
-                        latency_us: record.latency_us,
-                    });
-                    tell(call);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn open(&mut self, key: Key, call: Call, tell: &mut dyn FnMut(Call)) {
-        if self.open.len() >= CALLS_MAX
-            && let Some((_, (oldest, call))) = self.open.pop_first()
+            && line.is_whole
+            && unread.len() < UNREAD_MAX
         {
-            self.by_call.remove(&oldest);
-            tell(call);
+            unread.push(fault(line.offset, why));
         }
-        self.by_call.insert(key, call.seq);
-        self.open.insert(call.seq, (key, call));
-    }
-
-    fn end(&mut self, tell: &mut dyn FnMut(Call)) {
-        for (_, (_, call)) in std::mem::take(&mut self.open) {
-            tell(call);
-        }
-        self.by_call.clear();
-        self.sources.clear();
-    }
-}
-
-fn call_of(chain: ChainId, record: &Record<'_>, source: Option<String>) -> Call {
-    let number = |value: Option<u64>| value.unwrap_or(0);
-    let mut call = format!("{}/{}", number(record.connection), number(record.call));
-    if let Some(message) = record.message {
-        call.push_str(&format!("/{message}"));
-    }
-    if let Some(step) = record.step {
-        call.push_str(&format!("#{step}"));
-    }
-    let rules = record.rules.iter().chain(&record.rule).map(|rule| rule.clone().into_owned());
-    let keys = record.touches.iter().enumerate().filter_map(|(position, touch)| {
-        let verb = touch.verb.clone().into_owned();
-        touch.keys().map(|keys| KeyTouch { position, verb, keys })
-    });
-    let unnamed = record.touches.iter().filter(|touch| touch.is_unnamed());
-    let text = |value: &Option<std::borrow::Cow<'_, str>>| value.as_deref().map(str::to_owned);
-    Call {
-        chain: chain.to_string(),
-        seq: record.seq,
-        time: record.time.clone().into_owned(),
-        principal: text(&record.principal),
-        source,
-        rpc: text(&record.rpc).or_else(|| text(&record.path)).unwrap_or_default(),
-        call,
-        verdict: text(&record.verdict).unwrap_or_default(),
-        reason: text(&record.reason),
-        rules: rules.collect(),
-        touches: record.touches.iter().map(super::record::Touch::shown).collect(),
-        kubernetes: Vec::new(),
-        one_in: record.one_in,
-        keys: keys.collect(),
-        unnamed: unnamed.map(|touch| touch.verb.clone().into_owned()).collect(),
-        perhaps: false,
-        outcome: None,
     }
 }
 
@@ -306,6 +173,7 @@ impl Call {
     pub fn result(&self) -> String {
         match (&self.outcome, self.verdict.as_str()) {
             (Some(outcome), _) => outcome.shown(),
+            (None, "allow") if self.is_open => "open".to_owned(),
             (None, "allow") => "unknown".to_owned(),
             (None, _) => printable(self.reason.as_deref().unwrap_or("-")),
         }

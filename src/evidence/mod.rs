@@ -3,6 +3,8 @@
 //! It never writes; a file may be anything, and no line is held that is longer than a record can be.
 
 pub mod calls;
+pub mod follow;
+mod joining;
 pub mod keys;
 pub mod kubernetes;
 pub mod question;
@@ -10,4 +12,4 @@ pub mod record;
 pub mod segments;
 pub mod verify;
 
-pub use segments::{Line, LineError, Lines, Segment, find};
+pub use segments::{FindError, Line, LineError, Lines, Segment, find};

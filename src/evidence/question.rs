@@ -218,6 +218,7 @@ mod tests {
             }],
             unnamed: Vec::new(),
             perhaps: false,
+            is_open: false,
             outcome: Some(outcome),
         }
     }

@@ -15,30 +15,30 @@ use crate::support::{
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 
-struct Bench {
-    pki: Pki,
+pub(super) struct Bench {
+    pub(super) pki: Pki,
     etcd: Etcd,
     folder: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let etcd = Etcd::start_plain("3.7");
         Self { pki: Pki::make(), etcd, folder: tempfile::tempdir().unwrap() }
     }
 
-    fn start(&self, audit: &str) -> Ringfence {
+    pub(super) fn start(&self, audit: &str) -> Ringfence {
         let log = self.log();
         let settings = Settings { audit_folder: Some(&log), audit, ..Settings::default() };
         Ringfence::start_as(&self.pki, &self.etcd.endpoint(), &settings)
     }
 
-    fn log(&self) -> std::path::PathBuf {
+    pub(super) fn log(&self) -> std::path::PathBuf {
         self.folder.path().join("audit")
     }
 
     /// So many calls; each is answered.
-    async fn calls(&self, ringfence: &Ringfence, count: usize) {
+    pub(super) async fn calls(&self, ringfence: &Ringfence, count: usize) {
         let acme = RawClient::connect(&self.pki, "acme", ringfence.port).await;
         for _ in 0..count {
             let range = RangeRequest { key: "/tenants/acme/x".into(), ..Default::default() };

@@ -17,6 +17,7 @@
 mod support;
 
 mod files;
+mod following;
 mod reading;
 mod schema;
 mod tampering;

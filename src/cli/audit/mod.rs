@@ -6,6 +6,7 @@ mod keygen;
 mod query;
 mod question;
 mod show;
+mod tail;
 mod top;
 mod verify;
 
@@ -32,6 +33,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Which calls there were, and what became of them
     Query(query::Arguments),
+    /// The last calls, and with -f those that come
+    Tail(tail::Arguments),
     /// Who last wrote or deleted a key
     Blame(blame::Arguments),
     /// The busiest principals and keys, denials, the slowest calls
@@ -60,6 +63,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Command::Hash(arguments) => hash::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Query(arguments) => query::run(arguments),
+        Command::Tail(arguments) => tail::run(arguments),
         Command::Blame(arguments) => blame::run(arguments),
         Command::Top(arguments) => top::run(arguments),
     }

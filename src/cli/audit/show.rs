@@ -1,4 +1,6 @@
-//! Calls as lines of a table, or of CSV.
+//! Calls as lines of a table, of CSV or of JSON.
+
+use std::io::{self, BufWriter, StdoutLock, Write as _};
 
 use crate::evidence::calls::Call;
 use crate::evidence::record::printable;
@@ -6,7 +8,50 @@ use crate::evidence::record::printable;
 /// Touches that a line of the table shows.
 const TOUCHES_SHOWN: usize = 3;
 
-pub(super) fn table_head() -> String {
+/// In which form calls are shown; a table unless told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Form {
+    /// One JSON object for each call
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Comma-separated, with a first line of names
+    #[arg(long)]
+    csv: bool,
+}
+
+/// Writes calls to standard output.
+pub(super) struct Printer<'a> {
+    form: &'a Form,
+    out: BufWriter<StdoutLock<'static>>,
+    pub(super) printed: u64,
+}
+
+impl<'a> Printer<'a> {
+    pub(super) fn new(form: &'a Form) -> Self {
+        Self { form, out: BufWriter::new(io::stdout().lock()), printed: 0 }
+    }
+
+    pub(super) fn print(&mut self, call: &Call) -> io::Result<()> {
+        let head = (self.printed == 0).then(|| match (self.form.json, self.form.csv) {
+            (true, _) => String::new(),
+            (_, true) => format!("{}\n", csv_head()),
+            _ => format!("{}\n", table_head()),
+        });
+        self.printed += 1;
+        let line = match (self.form.json, self.form.csv) {
+            (true, _) => serde_json::to_string(call)?,
+            (_, true) => csv_line(call),
+            _ => table_line(call),
+        };
+        writeln!(self.out, "{}{line}", head.unwrap_or_default())
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn table_head() -> String {
     format!(
         "{:<27} {:<6} {:<28} {:<21} {:<12} {:<24} {}",
         "TIME", "WHAT", "PRINCIPAL", "SOURCE", "RPC", "RESULT", "TOUCHES"
@@ -34,11 +79,11 @@ pub(super) fn table_line(call: &Call) -> String {
     )
 }
 
-pub(super) fn csv_head() -> &'static str {
+fn csv_head() -> &'static str {
     "time,verdict,principal,source,rpc,result,rules,touches,chain,seq,perhaps,one_in"
 }
 
-pub(super) fn csv_line(call: &Call) -> String {
+fn csv_line(call: &Call) -> String {
     let cells = [
         call.time.clone(),
         call.verdict.clone(),

@@ -1,0 +1,186 @@
+//! Decisions with what became of them, and from where they were asked: three records made one.
+//!
+//! Memory is bounded: of calls and connections that are open at a time so many are remembered; what was
+//! forgotten is shown as unknown.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::calls::{Call, CallOutcome, KeyTouch};
+use super::record::Record;
+use crate::chain::{ChainId, head};
+
+/// Open calls that are remembered.
+const CALLS_MAX: usize = 200_000;
+/// Open connections that are remembered.
+const CONNECTIONS_MAX: usize = 1_000_000;
+
+type Key = (u64, u64, u64, u64);
+
+/// What is open in one chain.
+#[derive(Debug, Default)]
+pub(super) struct Joining {
+    sources: HashMap<u64, String>,
+    /// In the order in which they were decided.
+    open: BTreeMap<u64, (Key, Call)>,
+    by_call: HashMap<Key, u64>,
+    recent: Option<Recent>,
+}
+
+/// Calls, by their sequence numbers, that were decided since the last turn of who follows, and before.
+#[derive(Debug, Default)]
+struct Recent {
+    this_turn: Vec<u64>,
+    last_turn: Vec<u64>,
+}
+
+impl Joining {
+    /// One that can tell calls before they end.
+    pub(super) fn following() -> Self {
+        Self { recent: Some(Recent::default()), ..Self::default() }
+    }
+
+    /// Takes a line, which may be any.
+    ///
+    /// # Errors
+    /// When it is about calls and cannot be read.
+    pub(super) fn take_line(
+        &mut self,
+        chain: ChainId,
+        line: &[u8],
+        is_wanted: &dyn Fn(&Call) -> bool,
+        tell: &mut dyn FnMut(Call),
+    ) -> Result<(), String> {
+        // Only these are about calls; the rest of a large log is not taken apart.
+        let about = ["decision", "outcome", "connection.open", "connection.close"];
+        let head = head(line).ok_or("it does not begin like a record")?;
+        if about.contains(&head.kind) {
+            let record = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+            self.take(chain, &record, is_wanted, tell);
+        } else if head.kind == "process.stop" {
+            self.end(tell);
+        }
+        Ok(())
+    }
+
+    /// Tells the calls that have been open since the turn before the last, as far as they are new.
+    pub(super) fn tell_open(&mut self, tell: &mut dyn FnMut(Call)) {
+        let Some(recent) = &mut self.recent else { return };
+        for seq in std::mem::take(&mut recent.last_turn) {
+            if let Some((_, call)) = self.open.get(&seq) {
+                tell(Call { is_open: true, ..call.clone() });
+            }
+        }
+        recent.last_turn = std::mem::take(&mut recent.this_turn);
+    }
+
+    fn take(
+        &mut self,
+        chain: ChainId,
+        record: &Record<'_>,
+        is_wanted: &dyn Fn(&Call) -> bool,
+        tell: &mut dyn FnMut(Call),
+    ) {
+        let number = |value: Option<u64>| value.unwrap_or(0);
+        let connection = number(record.connection);
+        let key = (connection, number(record.call), number(record.message), number(record.step));
+        match &*record.kind {
+            "connection.open" => {
+                if let Some(source) = &record.source
+                    && self.sources.len() < CONNECTIONS_MAX
+                {
+                    self.sources.insert(connection, source.clone().into_owned());
+                }
+            }
+            "connection.close" => drop(self.sources.remove(&connection)),
+            "decision" => {
+                let source = self.sources.get(&connection).cloned();
+                let call = call_of(chain, record, source);
+                if !is_wanted(&call) {
+                } else if call.verdict == "allow" {
+                    self.open(key, call, tell);
+                } else {
+                    tell(call);
+                }
+            }
+            "outcome" => {
+                if let Some((_, mut call)) =
+                    self.by_call.remove(&key).and_then(|seq| self.open.remove(&seq))
+                {
+                    call.outcome = Some(CallOutcome {
+                        status: record.status,
+                        fault: record.fault.clone().map(std::borrow::Cow::into_owned),
+                        revision: record.revision,
+                        count: record.count,
+                        latency_us: record.latency_us,
+                    });
+                    tell(call);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn open(&mut self, key: Key, call: Call, tell: &mut dyn FnMut(Call)) {
+        if self.open.len() >= CALLS_MAX
+            && let Some((_, (oldest, call))) = self.open.pop_first()
+        {
+            self.by_call.remove(&oldest);
+            tell(call);
+        }
+        if let Some(recent) = &mut self.recent
+            && recent.this_turn.len() < CALLS_MAX
+        {
+            recent.this_turn.push(call.seq);
+        }
+        self.by_call.insert(key, call.seq);
+        self.open.insert(call.seq, (key, call));
+    }
+
+    /// The chain has ended: tells what is open.
+    pub(super) fn end(&mut self, tell: &mut dyn FnMut(Call)) {
+        for (_, (_, call)) in std::mem::take(&mut self.open) {
+            tell(call);
+        }
+        self.by_call.clear();
+        self.sources.clear();
+        self.recent = self.recent.take().map(|_| Recent::default());
+    }
+}
+
+fn call_of(chain: ChainId, record: &Record<'_>, source: Option<String>) -> Call {
+    let number = |value: Option<u64>| value.unwrap_or(0);
+    let mut call = format!("{}/{}", number(record.connection), number(record.call));
+    if let Some(message) = record.message {
+        call.push_str(&format!("/{message}"));
+    }
+    if let Some(step) = record.step {
+        call.push_str(&format!("#{step}"));
+    }
+    let rules = record.rules.iter().chain(&record.rule).map(|rule| rule.clone().into_owned());
+    let keys = record.touches.iter().enumerate().filter_map(|(position, touch)| {
+        let verb = touch.verb.clone().into_owned();
+        touch.keys().map(|keys| KeyTouch { position, verb, keys })
+    });
+    let unnamed = record.touches.iter().filter(|touch| touch.is_unnamed());
+    let text = |value: &Option<std::borrow::Cow<'_, str>>| value.as_deref().map(str::to_owned);
+    Call {
+        chain: chain.to_string(),
+        seq: record.seq,
+        time: record.time.clone().into_owned(),
+        principal: text(&record.principal),
+        source,
+        rpc: text(&record.rpc).or_else(|| text(&record.path)).unwrap_or_default(),
+        call,
+        verdict: text(&record.verdict).unwrap_or_default(),
+        reason: text(&record.reason),
+        rules: rules.collect(),
+        touches: record.touches.iter().map(super::record::Touch::shown).collect(),
+        kubernetes: Vec::new(),
+        one_in: record.one_in,
+        keys: keys.collect(),
+        unnamed: unnamed.map(|touch| touch.verb.clone().into_owned()).collect(),
+        perhaps: false,
+        is_open: false,
+        outcome: None,
+    }
+}
