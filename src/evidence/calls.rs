@@ -1,12 +1,14 @@
 //! Calls as a log tells them: who asked what, what was decided, and what became of it.
 
+use std::io::BufRead;
+
 use serde::Serialize;
 
 use super::joining::Joining;
 use super::keys::{Keys, KeysEnd};
 use super::kubernetes::Objects;
 use super::record::printable;
-use super::segments::{LineError, Segment};
+use super::segments::{LineError, Lines, Segment};
 
 /// Lines that cannot be read and are told.
 const UNREAD_MAX: usize = 1000;
@@ -106,11 +108,13 @@ pub struct Unread {
     pub why: String,
 }
 
-/// Reads the files in their order and tells each call once it has ended, or the chain has.
+/// Reads the files in their order and tells each call once it has ended, or the chain has. `progress` hears of
+/// bytes of the files as they are read.
 pub fn read(
     segments: &[Segment],
     is_wanted: &dyn Fn(&Call) -> bool,
     tell: &mut dyn FnMut(Call),
+    progress: &dyn Fn(u64),
 ) -> Vec<Unread> {
     let mut unread = Vec::new();
     let mut joining = Joining::default();
@@ -120,23 +124,29 @@ pub fn read(
             joining.end(tell);
         }
         chain = Some(segment.name.chain);
-        if let Err(fault) = read_file(segment, &mut joining, is_wanted, tell, &mut unread) {
-            unread.push(fault);
-        }
+        let fault = match segment.lines(progress) {
+            Ok(lines) => read_file(segment, lines, &mut joining, is_wanted, tell, &mut unread),
+            Err(error) => Err(unread_at(segment, 0, error.to_string())),
+        };
+        unread.extend(fault.err());
     }
     joining.end(tell);
     unread
 }
 
+fn unread_at(segment: &Segment, offset: u64, why: String) -> Unread {
+    Unread { path: segment.path.clone(), offset, why }
+}
+
 fn read_file(
     segment: &Segment,
+    mut lines: Lines<impl BufRead>,
     joining: &mut Joining,
     is_wanted: &dyn Fn(&Call) -> bool,
     tell: &mut dyn FnMut(Call),
     unread: &mut Vec<Unread>,
 ) -> Result<(), Unread> {
-    let fault = |offset, why: String| Unread { path: segment.path.clone(), offset, why };
-    let mut lines = segment.lines().map_err(|error| fault(0, error.to_string()))?;
+    let fault = |offset, why| unread_at(segment, offset, why);
     loop {
         let line = match lines.next_line() {
             Ok(Some(line)) => line,

@@ -114,26 +114,49 @@ pub struct Lines<R> {
     offset: u64,
 }
 
-impl std::fmt::Debug for Lines<Box<dyn BufRead>> {
+impl std::fmt::Debug for Lines<Box<dyn BufRead + '_>> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Lines").field("offset", &self.offset).finish_non_exhaustive()
     }
 }
 
 impl Segment {
-    /// Opens it, compressed or not.
+    /// Its bytes on the disk.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |data| data.len())
+    }
+
+    /// Opens it, compressed or not. `progress` hears of bytes of the file as they are read.
     ///
     /// # Errors
     /// When that cannot be.
-    pub fn lines(&self) -> std::io::Result<Lines<Box<dyn BufRead>>> {
-        let file = File::open(&self.path)?;
-        let reader: Box<dyn BufRead> = if self.name.compressed {
+    pub fn lines<'a>(
+        &self,
+        progress: &'a dyn Fn(u64),
+    ) -> std::io::Result<Lines<Box<dyn BufRead + 'a>>> {
+        let file = Counted { file: File::open(&self.path)?, progress };
+        let reader: Box<dyn BufRead + 'a> = if self.name.compressed {
             let decoder = zstd::Decoder::new(file)?;
             Box::new(BufReader::with_capacity(READ_BYTES, decoder))
         } else {
             Box::new(BufReader::with_capacity(READ_BYTES, file))
         };
         Ok(Lines::new(reader))
+    }
+}
+
+/// A file that says how much of it was read.
+struct Counted<'a> {
+    file: File,
+    progress: &'a dyn Fn(u64),
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        (self.progress)(read as u64);
+        Ok(read)
     }
 }
 

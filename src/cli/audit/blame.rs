@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::progress::Progress;
 use super::question::{HashKey, Naming, complain_unnamed, files};
 use super::{COULD_NOT, complain_unread};
 use crate::cli::{complain, say};
@@ -43,9 +44,10 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let key = AskedKey::new(arguments.key.clone().into_bytes(), hash.as_ref());
     let mut blame = Blame::default();
     let concerns = |call: &Call| Blame::concerns(&key, call);
-    let unread = read(&segments, &concerns, &mut |call| {
-        blame.take(&key, arguments.naming.name(call));
-    });
+    let progress = Progress::new(&segments);
+    let mut tell_blame = |call| blame.take(&key, arguments.naming.name(call));
+    let unread = read(&segments, &concerns, &mut tell_blame, &|bytes| progress.add(bytes));
+    progress.end();
     blame.conclude();
     tell(&key, &blame);
     complain_unnamed(blame.unnamed);

@@ -3,6 +3,7 @@
 mod blame;
 mod hash;
 mod keygen;
+mod progress;
 mod query;
 mod question;
 mod show;

@@ -1,7 +1,9 @@
 //! `ringfence audit query`
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
+use super::progress::Progress;
 use super::question::{Asked, Naming, Which, files};
 use super::show::{Form, Printer};
 use super::{COULD_NOT, complain_unread};
@@ -34,10 +36,19 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(COULD_NOT);
         }
     };
+    let progress = Progress::new(&segments);
+    let on_terminal = std::io::stdout().is_terminal();
     let mut printer = Printer::new(&arguments.form);
-    // A reader that went away is no reason to fail.
-    let mut tell = |call: Call| drop(printer.print(&arguments.naming.name(question.mark(call))));
-    let unread = read(&segments, &|call| question.takes(call), &mut tell);
+    let mut tell = |call: Call| {
+        if on_terminal {
+            progress.end();
+        }
+        // A reader that went away is no reason to fail.
+        drop(printer.print(&arguments.naming.name(question.mark(call))));
+    };
+    let takes = |call: &Call| question.takes(call);
+    let unread = read(&segments, &takes, &mut tell, &|bytes| progress.add(bytes));
+    progress.end();
     drop(printer.flush());
     question.complain();
     if complain_unread(&unread) {

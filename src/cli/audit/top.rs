@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 
+use super::progress::Progress;
 use super::question::{Asked, Naming, Which, files};
 use super::show::table_line;
 use super::{COULD_NOT, complain_unread};
@@ -72,6 +73,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(COULD_NOT);
         }
     };
+    let progress = Progress::new(&segments);
     let lines = usize::from(arguments.lines);
     let [mut principals, mut touched, mut denials] = std::array::from_fn(|_| Counted::default());
     let mut slowest: Vec<(u64, Call)> = Vec::new();
@@ -92,7 +94,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             }
         }
     };
-    let unread = read(&segments, &|call| question.takes(call), &mut tell);
+    let takes = |call: &Call| question.takes(call);
+    let unread = read(&segments, &takes, &mut tell, &|bytes| progress.add(bytes));
+    progress.end();
     let found = !principals.by_name.is_empty();
     principals.tell("calls by principal", lines);
     touched.tell("touches", lines);

@@ -1,16 +1,15 @@
 //! `ringfence audit verify`
 
-use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::progress::Progress;
 use crate::cli::{complain, say};
 use crate::evidence::find;
 use crate::evidence::verify::{Knowledge, PublicKey, Report, verify};
 
 /// Cannot be told.
 const UNKNOWN: u8 = 2;
-const MEBIBYTE: u64 = 1 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -45,23 +44,10 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     let knowledge = Knowledge { key, witness: arguments.witness.clone() };
-    let report = verify(&segments, &knowledge, &mut progress());
+    let progress = Progress::new(&segments);
+    let report = verify(&segments, &knowledge, &|bytes| progress.add(bytes));
+    progress.end();
     tell(&report)
-}
-
-/// Says on a terminal how far it is.
-fn progress() -> impl FnMut(u64) {
-    let shown = std::io::stderr().is_terminal();
-    let (mut bytes, mut told) = (0_u64, 0);
-    move |more| {
-        bytes += more;
-        if shown && bytes / (64 * MEBIBYTE) > told {
-            told = bytes / (64 * MEBIBYTE);
-            let mut terminal = std::io::stderr();
-            drop(write!(terminal, "\r{} MiB of records", bytes / MEBIBYTE));
-            drop(terminal.flush());
-        }
-    }
 }
 
 fn tell(report: &Report) -> ExitCode {

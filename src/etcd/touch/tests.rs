@@ -97,3 +97,18 @@ fn operations_are_bounded_as_in_etcd_and_in_all() {
     // 40 * 40 * 48 operations stay within 128 along each path, but not within what is recorded
     check_txn(&nest(40, nest(40, flat(48))), Err(InvalidRequest::TooManyOperations));
 }
+
+#[test]
+fn what_ends_etcd_is_refused() {
+    let everything = DeleteRangeRequest {
+        key: "k".into(),
+        range_end: Bytes::from_static(b"\0"),
+        prev_kv: false,
+    };
+    let operations = vec![
+        op(request_op::Request::RequestDeleteRange(everything)),
+        op(request_op::Request::RequestPut(PutRequest { ignore_value: true, ..put_of("k") })),
+    ];
+    let txn = TxnRequest { failure: operations, ..Default::default() };
+    check_txn(&txn, Err(InvalidRequest::DuplicateKey));
+}

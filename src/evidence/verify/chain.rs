@@ -16,8 +16,6 @@ use crate::evidence::segments::{Line, LineError, Lines, Segment};
 const CLOCK_SLACK_SECONDS: i64 = 5;
 /// A record that was moved is looked for among so many lines behind its place.
 const MOVED_BY_MAX: usize = 1000;
-/// Progress is told after so many bytes.
-const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// What is known of a chain once it was followed.
 #[derive(Debug, Default)]
@@ -51,7 +49,6 @@ pub(super) struct Chain<'k> {
     has_ended: bool,
     stopped: bool,
     newest_time: String,
-    unreported: u64,
 }
 
 impl<'k> Chain<'k> {
@@ -67,7 +64,6 @@ impl<'k> Chain<'k> {
             has_ended: false,
             stopped: false,
             newest_time: String::new(),
-            unreported: 0,
         }
     }
 
@@ -76,7 +72,7 @@ impl<'k> Chain<'k> {
         mut self,
         files: &[&Segment],
         report: &mut Report,
-        progress: &mut dyn FnMut(u64),
+        progress: &dyn Fn(u64),
     ) -> Followed {
         let mut next = 1;
         let mut files = files.iter().peekable();
@@ -103,7 +99,6 @@ impl<'k> Chain<'k> {
             }
             next = number.saturating_add(1);
         }
-        progress(self.unreported);
         if !self.found.is_faulty {
             self.note_end(report);
         }
@@ -143,13 +138,13 @@ impl<'k> Chain<'k> {
         file: &Segment,
         is_last: bool,
         report: &mut Report,
-        progress: &mut dyn FnMut(u64),
+        progress: &dyn Fn(u64),
     ) -> Result<(), Finding> {
         let expected = |chain: &Self| chain.found.last.0 + 1;
         let unreadable = |chain: &Self, error: LineError| {
             chain.finding(file, expected(chain), 0, What::Unreadable(error.to_string()))
         };
-        let lines = file.lines().map_err(|error| unreadable(self, error.into()));
+        let lines = file.lines(progress).map_err(|error| unreadable(self, error.into()));
         let mut lines = lines?;
         let mut is_first = true;
         loop {
@@ -167,10 +162,6 @@ impl<'k> Chain<'k> {
                 return Err(self.finding(file, record, offset, What::Torn));
             }
             let bytes = line.bytes.len() as u64 + 1;
-            self.unreported += bytes;
-            if self.unreported >= PROGRESS_BYTES {
-                progress(std::mem::take(&mut self.unreported));
-            }
             let followed = self.follow_line(line, std::mem::take(&mut is_first));
             match followed {
                 Ok(notes) => {
@@ -375,7 +366,7 @@ fn removed(record: &Value) -> Option<(ChainId, u32, u64, LineHash)> {
 
 /// What the first record of these files says of other chains; nothing when it cannot be read.
 pub(super) fn named_by(files: &[&Segment]) -> Vec<(ChainId, u64)> {
-    let first = files.first().and_then(|file| file.lines().ok());
+    let first = files.first().and_then(|file| file.lines(&|_| {}).ok());
     let named = first.and_then(|mut lines| {
         let line = lines.next_line().ok()??;
         let record: Value = serde_json::from_slice(line.bytes).ok()?;

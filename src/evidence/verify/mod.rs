@@ -191,13 +191,10 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Follows every chain of these files. `progress` hears of bytes as they are read.
+/// Follows every chain of these files. `progress` hears of bytes of the files as they
+/// are read.
 #[must_use]
-pub fn verify(
-    segments: &[Segment],
-    knowledge: &Knowledge,
-    progress: &mut dyn FnMut(u64),
-) -> Report {
+pub fn verify(segments: &[Segment], knowledge: &Knowledge, progress: &dyn Fn(u64)) -> Report {
     let mut report = Report::default();
     let mut chains: BTreeMap<ChainId, Vec<&Segment>> = BTreeMap::new();
     for segment in segments {
