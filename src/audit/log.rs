@@ -16,7 +16,6 @@ use super::room::Place;
 use super::seal::Sealer;
 use super::shipping::{Kept, Shipping};
 use super::tidy::Tidy;
-use super::witness::Witness;
 use super::writer::{Shared, millis};
 use super::{Mode, RotateAt};
 use crate::chain::LineHash;
@@ -37,7 +36,6 @@ pub(super) struct Opened<S: Segments> {
     pub(super) path: PathBuf,
     pub(super) beginning: Arc<Beginning>,
     pub(super) sealer: Option<Sealer>,
-    pub(super) witness: Option<Witness>,
     pub(super) shipping: Shipping,
     pub(super) rotate: RotateAt,
     /// Compresses and removes closed files; none in tests that have no files.
@@ -61,7 +59,6 @@ pub(super) struct Log<'a, S: Segments, O> {
     unsealed: u64,
     has_stopped: bool,
     sealed: Instant,
-    witness: Option<Witness>,
     shipping: Shipping,
     /// Who is connected, to be said again in the next file.
     connections: HashMap<ConnectionId, Record>,
@@ -102,7 +99,6 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             unsealed: 0,
             has_stopped: false,
             sealed: Instant::now(),
-            witness: opened.witness,
             shipping: opened.shipping,
             connections: HashMap::new(),
             rotate: opened.rotate,
@@ -164,13 +160,10 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         self.append(&record)
     }
 
-    /// Has a line written to the second place, too, once this one has it.
+    /// Has a line shipped to the sinks of checkpoints, too, once it is on disk.
     fn witness_line(&mut self, start: usize) {
         let line = self.file.pending().get(start..).unwrap_or_default();
         self.shipping.take_checkpoint(line);
-        if let Some(witness) = &mut self.witness {
-            witness.push(line);
-        }
     }
 
     /// Seals what came since the last checkpoint, when it is time; true when it did.
@@ -229,9 +222,6 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         self.shared.written.store(self.sequence, Ordering::Relaxed);
         if sync {
             self.shared.synced.store(self.taken, Ordering::Release);
-        }
-        if sync && let Some(witness) = &mut self.witness {
-            witness.send();
         }
         let kept = Kept { taken: self.taken, synced: sync, places: std::mem::take(places) };
         if let Some(kept) = self.shipping.hand_over(kept) {
@@ -381,9 +371,6 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
     /// # Errors
     /// When a sink that is required did not take the last records.
     pub(super) fn end(self, is_kept: bool) -> std::io::Result<()> {
-        if let Some(witness) = self.witness {
-            witness.end();
-        }
         if is_kept {
             self.shared.end_reservation();
         }

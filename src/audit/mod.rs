@@ -22,7 +22,6 @@ mod shipping;
 #[cfg(test)]
 mod tests;
 mod tidy;
-mod witness;
 mod writer;
 
 pub use event::{CallId, ConnectionId, Event, Outcome, Record, RecordedTouches, Verdict};
@@ -69,8 +68,6 @@ pub struct SealConfig {
     pub key: Arc<LongTermKey>,
     /// How often.
     pub every: SealEvery,
-    /// A second place for them.
-    pub witness: Option<PathBuf>,
 }
 
 /// When a file is large or old enough.

@@ -10,9 +10,9 @@ use super::log::Opened;
 use super::reservation::{self, Reservation};
 use super::seal::Sealer;
 use super::shipping::Shipping;
-use super::witness::Witness;
 use super::{Config, earlier, folder};
 use crate::chain::ChainId;
+use crate::sink::{self, To};
 
 /// A log that can be written, and how many records its process hands out.
 pub(super) fn open(
@@ -32,8 +32,12 @@ pub(super) fn open(
         Sealer::new(&seal.key, chain, epoch, seal.every).ok_or_else(|| fault(directory)(no_key()))
     });
     let (sealer, key) = seal.transpose()?.unzip();
-    let witness = config.seal.as_ref().and_then(|seal| seal.witness.as_deref());
-    let witness = witness.map(Witness::open).transpose()?;
+    for sink in &config.sinks {
+        // What cannot be begun is a mistake of now, not a failure of later.
+        if let To::File(path) = &sink.to {
+            drop(sink::open(path).map_err(fault(path))?);
+        }
+    }
     let reserved = directory.join(reservation::file_name(chain));
     let reservation = Reservation::new(reserved.clone()).map_err(fault(&reserved))?;
     let mut segments = Folder::new(directory.clone(), chain);
@@ -43,7 +47,6 @@ pub(super) fn open(
     let path = segments.path();
     let rotate = config.rotate;
     let (shipping, tidy) = (Shipping::default(), None);
-    let opened =
-        Opened { segments, disk, path, beginning, sealer, witness, shipping, rotate, tidy };
+    let opened = Opened { segments, disk, path, beginning, sealer, shipping, rotate, tidy };
     Ok((opened, reservation))
 }

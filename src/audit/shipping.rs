@@ -93,6 +93,10 @@ impl Shipping {
         for (lineup, lines) in
             [(&mut self.all, Lines::All), (&mut self.checkpoints, Lines::Checkpoints)]
         {
+            // A crash must not take from the log what its witness has.
+            if lines == Lines::Checkpoints && !kept.synced {
+                continue;
+            }
             for batch in lineup.batches().map(Arc::new) {
                 let these = self.sinks.iter_mut().filter(|sink| sink.lines() == lines);
                 these.for_each(|sink| sink.push(&batch));

@@ -82,7 +82,6 @@ fn run<F: Future<Output = ()> + 'static>(
                 after: Vec::new(),
             }),
             sealer: None,
-            witness: None,
             shipping: shipping::Shipping::default(),
             rotate: config.rotate,
             tidy: None,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::audit_sinks;
 use super::raw::{RawAudit, RawCheckpoint};
 use super::resolve::{Loader, unless_zero};
 use crate::audit::{Config, LongTermKey, Retention, RotateAt, SealConfig, SealEvery};
@@ -16,8 +17,12 @@ impl Loader<'_> {
         let levels = self.levels(&raw.levels, identities, directory.as_deref());
         let seal = match &raw.checkpoint {
             None => Some(None),
-            Some(checkpoint) => self.checkpoint(checkpoint, directory.as_ref()).map(Some),
+            Some(checkpoint) => self.checkpoint(checkpoint, directory.as_deref()).map(Some),
         };
+        let mut sinks = self.sinks(&raw.sinks, raw.checkpoint.is_some());
+        let witness = raw.checkpoint.as_ref().and_then(|checkpoint| checkpoint.witness.as_ref());
+        let witness = witness.map(|text| self.witness_path(text, directory.as_deref()));
+        sinks.extend(witness.map(audit_sinks::witness));
         let rotate = &raw.rotate;
         Some(Config {
             directory: directory?,
@@ -33,7 +38,7 @@ impl Loader<'_> {
                 bytes: Some(rotate.keep_bytes).filter(|bytes| *bytes > 0),
             },
             levels,
-            sinks: self.sinks(&raw.sinks, raw.checkpoint.is_some()),
+            sinks,
         })
     }
 
@@ -65,17 +70,24 @@ impl Loader<'_> {
         path
     }
 
-    fn checkpoint(&self, raw: &RawCheckpoint, log: Option<&PathBuf>) -> Option<SealConfig> {
-        let path_of =
-            |text: &Located<String>| self.path_outside_log(text, log.map(PathBuf::as_path));
-        let witness = raw.witness.as_ref().map(path_of);
+    /// A pipe is read once, and not by `verify`.
+    fn witness_path(&self, text: &Located<String>, log: Option<&Path>) -> PathBuf {
+        let path = self.path_outside_log(text, log);
+        if path.metadata().is_ok_and(|there| !there.is_file()) {
+            let what = format!("`{}` is no regular file", text.value);
+            let hint = "a file that `verify --witness` can read; `[[audit.sink]]` goes elsewhere";
+            self.problems.error(&text.location, what, hint);
+        }
+        path
+    }
+
+    fn checkpoint(&self, raw: &RawCheckpoint, log: Option<&Path>) -> Option<SealConfig> {
         let key = raw.key.as_ref()?;
-        let path = path_of(key);
+        let path = self.path_outside_log(key, log);
         match LongTermKey::read(&path) {
             Ok(long_term) => Some(SealConfig {
                 key: Arc::new(long_term),
                 every: SealEvery { time: Duration::from_secs(raw.seconds), records: raw.records },
-                witness,
             }),
             Err(what) => {
                 let hint = "`ringfence audit keygen FILE` makes one";

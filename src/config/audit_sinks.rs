@@ -17,6 +17,25 @@ use crate::tls::material::Purpose;
 use crate::tls::{Connector, material};
 
 const NAME_BYTES_MAX: usize = 32;
+/// The sink that `audit.checkpoint.witness` makes.
+const WITNESS: &str = "witness";
+/// How long a write to its file may take before it counts as failed.
+const WITNESS_DEADLINE: Duration = Duration::from_secs(10);
+/// Lines that may wait for it: thousands of checkpoints.
+const WITNESS_QUEUE_BYTES: usize = 4 << 20;
+
+/// First records and checkpoints in a file.
+pub(super) fn witness(path: PathBuf) -> Config {
+    Config {
+        name: WITNESS.into(),
+        required: false,
+        deadline: WITNESS_DEADLINE,
+        queue_bytes: WITNESS_QUEUE_BYTES,
+        line_bytes: usize::MAX,
+        lines: Lines::Checkpoints,
+        to: To::File(path),
+    }
+}
 
 /// What `to` says, before files are opened.
 enum Target {
@@ -104,6 +123,11 @@ impl Loader<'_> {
                 let what = format!("`{}` is no name of a sink", name.value);
                 self.problems.error(&name.location, what, "1 to 32 of a-z 0-9 -");
             }
+            if name.value == WITNESS {
+                let what =
+                    "`witness` is the name of the sink that `audit.checkpoint.witness` makes";
+                self.problems.error(&name.location, what, "another name");
+            }
             if let Some(first) = names.iter().find(|known| known.value == name.value) {
                 let what = format!("there are two sinks `{}`", name.value);
                 let hint =
@@ -158,7 +182,7 @@ impl Loader<'_> {
             // Whoever reads a pipe gets what the file has, unless the config says otherwise.
             line_bytes: match to {
                 To::Stdout if raw.line_bytes_at.is_none() => usize::MAX,
-                To::Stdout | To::Syslog(_) | To::Otlp(_) => size(raw.line_bytes),
+                To::Stdout | To::File(_) | To::Syslog(_) | To::Otlp(_) => size(raw.line_bytes),
             },
             lines,
             to,

@@ -1,20 +1,22 @@
-//! Ships lines of the audit log elsewhere: to standard output, to syslog, to an OTLP collector. Each sink has a thread
+//! Ships lines of the audit log elsewhere: to standard output, to a witness file, to syslog, to an OTLP collector. Each sink has a thread
 //! of its own, and writing the log's file waits for none.
 //!
 //! It knows lines, not records: what is in one is `audit`'s. A sink that is not required holds no more than its queue
 //! may; one that is holds what the calls that wait for it have room for in the audit queue.
 
 mod line;
+mod local;
 mod otlp;
 mod queue;
-mod stdout;
 mod syslog;
 mod worker;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use local::open;
 pub use otlp::OtlpConfig;
 use queue::Queue;
 pub use queue::{BATCH_BYTES_MAX, Batch, Lost};
@@ -56,6 +58,8 @@ pub enum Lines {
 pub enum To {
     /// Standard output, as they are.
     Stdout,
+    /// A file, as they are.
+    File(PathBuf),
     /// Syslog, RFC 5424.
     Syslog(SyslogConfig),
     /// An OTLP collector, by HTTP with JSON.

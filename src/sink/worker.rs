@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use super::line::{bare, is_of_clients, principal_of};
+use super::local::Local;
 use super::otlp::Otlp;
 use super::queue::{Batch, Queue};
-use super::stdout::Stdout;
 use super::syslog::Syslog;
 use super::{Config, To};
 
@@ -36,7 +36,7 @@ pub(super) struct Worker {
 }
 
 enum Transport {
-    Stdout(Stdout),
+    Local(Box<Local>),
     Syslog(Box<Syslog>),
     Otlp(Box<Otlp>),
 }
@@ -53,7 +53,8 @@ pub(super) enum Fault {
 impl Worker {
     pub(super) fn new(config: &Config, queue: Arc<Queue>) -> Self {
         let transport = match &config.to {
-            To::Stdout => Transport::Stdout(Stdout::default()),
+            To::Stdout => Transport::Local(Box::new(Local::stdout())),
+            To::File(path) => Transport::Local(Box::new(Local::file(path.clone()))),
             To::Syslog(syslog) => Transport::Syslog(Box::new(Syslog::new(syslog))),
             To::Otlp(otlp) => Transport::Otlp(Box::new(Otlp::new(otlp))),
         };
@@ -150,9 +151,15 @@ impl Worker {
         }
     }
 
-    /// Whether other lines may be taken. What breaks a connection again and again may be in one of them.
+    /// Whether other lines may be taken. What breaks a connection again and again may be in one of them; what a disk
+    /// or a pipe does not take has nothing to do with what it is.
     const fn is_about_content(&self, fault: &Fault) -> bool {
-        matches!(fault, Fault::Refused(_)) || self.failures >= FAILURES_MAX
+        match self.transport {
+            Transport::Local(_) => false,
+            Transport::Syslog(_) | Transport::Otlp(_) => {
+                matches!(fault, Fault::Refused(_)) || self.failures >= FAILURES_MAX
+            }
+        }
     }
 
     fn send(
@@ -225,14 +232,14 @@ impl Transport {
     const fn head_bytes(&self) -> usize {
         match self {
             Self::Syslog(syslog) => syslog.head_bytes(),
-            Self::Stdout(_) | Self::Otlp(_) => 0,
+            Self::Local(_) | Self::Otlp(_) => 0,
         }
     }
 
     /// Sends lines, which are those of the batches where there are any.
     async fn send(&mut self, batches: &[Arc<Batch>], lines: &[&[u8]]) -> Result<(), Fault> {
         match self {
-            Self::Stdout(stdout) => stdout.send(batches).await,
+            Self::Local(local) => local.send(batches).await,
             Self::Syslog(syslog) => syslog.send(lines).await,
             Self::Otlp(otlp) => otlp.send(lines).await,
         }
@@ -241,7 +248,7 @@ impl Transport {
     /// What was begun is given up.
     fn reset(&mut self) {
         match self {
-            Self::Stdout(_) => {}
+            Self::Local(_) => {}
             Self::Syslog(syslog) => syslog.reset(),
             Self::Otlp(otlp) => otlp.reset(),
         }

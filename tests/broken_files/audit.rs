@@ -12,6 +12,10 @@ fn every_mistake_of_the_audit_log_is_told() {
     check("no_key", "[audit.checkpoint]\nseconds = 0");
     check("key_missing", "[audit.checkpoint]\nkey = \"log-key\"");
     check("key_of_another_kind", "[audit.checkpoint]\nkey = \"pki/tenants-ca.key\"");
+    check(
+        "witness_odd",
+        "[audit.checkpoint]\nkey = \"log-key\"\nwitness = \"pki\"\n[[audit.sink]]\nname = \"witness\"\nto = \"stdout\"",
+    );
     check("key_in_the_log", "[audit.checkpoint]\nkey = \"audit/key\"\nwitness = \"audit/w\"");
     check("rotate", "[audit.rotate]\ncompress = \"gzip\"\nbytes = -1\nkeep = 3");
 }

@@ -296,7 +296,7 @@ async fn what_an_optional_sink_loses_is_recorded_and_stops_nobody() {
 async fn what_happens_while_a_required_sink_is_silent_is_in_the_file() {
     let pki = Pki::make();
     let etcd = Etcd::start_plain("3.7");
-    let audit = "wait_seconds = 1\n[[audit.sink]]\nname = \"out\"\nto = \"stdout\"\n\
+    let audit = "wait_seconds = 4\n[[audit.sink]]\nname = \"out\"\nto = \"stdout\"\n\
         [[audit.sink]]\nname = \"siem\"\nto = \"syslog+tcp://127.0.0.1:1\"\nrequired = true\ndeadline_seconds = 1\n";
     let settings = Settings { audit, ..Settings::default() };
     let mut ringfence = Ringfence::start_as(&pki, &etcd.endpoint(), &settings);
@@ -314,6 +314,29 @@ async fn what_happens_while_a_required_sink_is_silent_is_in_the_file() {
     assert_eq!(verdicts, [vec!["deny"; 20], vec!["allow"]].concat());
     assert_eq!(records.last().unwrap()["type"], "process.stop");
     assert_eq!(ringfence.stdout(), ringfence.audit_text());
+}
+
+/// The attack: standard output goes to a disk that is full, and after the fourth failure nobody waits any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_forwarded_while_a_required_standard_output_is_full() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let audit =
+        "wait_seconds = 1\n[[audit.sink]]\nname = \"out\"\nto = \"stdout\"\nrequired = true\n";
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let settings = Settings { audit, stdout: Some(full), ..Settings::default() };
+    let mut ringfence = Ringfence::start_as(&pki, &etcd.endpoint(), &settings);
+    let client = RawClient::connect(&pki, "acme", ringfence.port).await;
+    // Each of them sees eight failures.
+    for number in 0..2 {
+        assert_eq!(put(&client, &format!("/tenants/acme/{number}")).await, Some(14), "{number}");
+    }
+    let (status, why) = http_get(ringfence.admin_port, "/readyz").unwrap();
+    assert!(status == 503 && why.contains("the sink `out`, which is required"), "{why}");
+    let metrics = ringfence.metrics();
+    let line = metrics.lines().find(|line| line.starts_with("ringfence_audit_sink_records_total{"));
+    assert_eq!(line, Some("ringfence_audit_sink_records_total{sink=\"out\"} 0"));
+    tokio::task::block_in_place(|| assert_eq!(ringfence.stop().code(), Some(1)));
 }
 
 /// The attack: a request whose record the collector refuses, for its length or for what it holds, stops everybody's.
@@ -402,7 +425,7 @@ async fn a_sink_of_checkpoints_is_a_witness() {
     assert!(program().args(["audit", "keygen"]).arg(&key).status().unwrap().success());
     let audit = format!(
         "[audit.checkpoint]\nkey = {key:?}\nrecords = 10\n\
-         [[audit.sink]]\nname = \"witness\"\nto = \"stdout\"\nlines = \"checkpoints\"\n"
+         [[audit.sink]]\nname = \"elsewhere\"\nto = \"stdout\"\nlines = \"checkpoints\"\n"
     );
     let settings = Settings { audit: &audit, ..Settings::default() };
     let mut ringfence = Ringfence::start_as(&pki, &etcd.endpoint(), &settings);

@@ -361,6 +361,16 @@ async fn a_log_that_nobody_touched_is_whole_and_every_tampering_is_named() {
     let (code, said) = verify(&written, copy.path(), With::KeyAndWitness);
     assert_eq!(code, 0, "{said}");
 
+    // A line of the witness that was torn proves nothing, and takes nothing from the others.
+    let whole = fs::read(written.witness()).unwrap();
+    fs::write(written.witness(), [b"{\"v\":1,\"se\n", &whole[..]].concat()).unwrap();
+    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
+    assert!(code == 0 && said.contains("1 lines of the witness are no records"), "{said}");
+    fs::write(written.witness(), "{\"v\":1,\"se\n").unwrap();
+    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
+    assert!(code == 1 && said.contains("none of its lines is a record of a log"), "{said}");
+    fs::write(written.witness(), whole).unwrap();
+
     // Another auditor's key.
     let other = copy.path().join("other-key");
     assert_eq!(ringfence(&["audit", "keygen", other.to_str().unwrap()]).0, 0);

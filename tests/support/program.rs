@@ -49,6 +49,8 @@ pub struct Settings<'a> {
     pub only_policy: &'a str,
     /// Keys of leases that others use too; its own otherwise.
     pub lease_keys: Option<&'a Path>,
+    /// Where its standard output goes; into its own folder otherwise.
+    pub stdout: Option<fs::File>,
 }
 
 pub struct Ringfence {
@@ -153,7 +155,10 @@ files = ["policy.toml"]
         );
         fs::write(folder.path().join("ringfence.toml"), config).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let stdout = fs::File::create(folder.path().join("stdout")).unwrap();
+        let stdout = match &settings.stdout {
+            Some(stdout) => stdout.try_clone().unwrap(),
+            None => fs::File::create(folder.path().join("stdout")).unwrap(),
+        };
         let mut child = command
             .args(["serve", "--config"])
             .arg(folder.path().join("ringfence.toml"))

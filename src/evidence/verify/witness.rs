@@ -14,7 +14,11 @@ use crate::evidence::segments::Lines;
 
 /// The records that it knows, by chain.
 #[derive(Debug, Default)]
-pub(super) struct Witnessed(BTreeMap<ChainId, BTreeMap<u64, LineHash>>);
+pub(super) struct Witnessed {
+    known: BTreeMap<ChainId, BTreeMap<u64, LineHash>>,
+    /// Lines that are no records: a process or its disk ended while it wrote.
+    unread: u64,
+}
 
 impl Witnessed {
     /// Reads the file.
@@ -32,19 +36,23 @@ impl Witnessed {
             match place {
                 Some((chain, sequence)) => {
                     let hash = LineHash::of(line.bytes);
-                    known.0.entry(chain).or_default().insert(sequence, hash);
+                    known.known.entry(chain).or_default().insert(sequence, hash);
                 }
                 // The last line may be on its way.
                 None if !line.is_whole => {}
-                None => return Err(fault(format!("byte {}: no record of a log", line.offset))),
+                // What was torn gets a line of its own.
+                None => known.unread += u64::from(!line.bytes.is_empty()),
             }
+        }
+        if known.known.is_empty() && known.unread > 0 {
+            return Err(fault("none of its lines is a record of a log".to_owned()));
         }
         Ok(known)
     }
 
     /// What it knows of a chain.
     pub(super) fn of(&self, chain: ChainId) -> BTreeSet<u64> {
-        self.0.get(&chain).map(|known| known.keys().copied().collect()).unwrap_or_default()
+        self.known.get(&chain).map(|known| known.keys().copied().collect()).unwrap_or_default()
     }
 
     /// Says what is not there, or otherwise.
@@ -52,7 +60,7 @@ impl Witnessed {
         let gone = removed(followed);
         let by = || "the witness".to_owned();
         let mut by_retention = 0;
-        for (id, known) in &self.0 {
+        for (id, known) in &self.known {
             let mut fault = |what| {
                 report.faults.push(Finding { chain: Some(*id), place: None, what });
             };
@@ -83,8 +91,9 @@ impl Witnessed {
                 }
             }
         }
-        if by_retention > 0 {
-            let what = What::WitnessRemoved(by_retention);
+        let removed = (by_retention > 0).then_some(What::WitnessRemoved(by_retention));
+        let unread = (self.unread > 0).then_some(What::WitnessUnread(self.unread));
+        for what in removed.into_iter().chain(unread) {
             report.notes.push(Finding { chain: None, place: None, what });
         }
     }
