@@ -2,6 +2,8 @@
 //! Each turn starts its contestant afresh and ends it; nothing here stands between load and contestant.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -24,8 +26,14 @@ const READY_LIMIT: Duration = Duration::from_secs(10);
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// What a turn may take beyond its warm-up and its measured seconds: starting, ending, reading the audit files.
 const TURN_SLACK_SECONDS: u64 = 60;
-const RATIOS: [(&str, &str); 3] =
-    [("ringfence", "haproxy"), ("ringfence", "passthrough"), ("haproxy", "passthrough")];
+const RATIOS: [(&str, &str); 6] = [
+    ("ringfence", "haproxy"),
+    ("ringfence", "passthrough"),
+    ("haproxy", "passthrough"),
+    ("ringfence", "ringfence-unrecorded"),
+    ("ringfence-blocking", "ringfence-unrecorded"),
+    ("ringfence-sealed", "ringfence-blocking"),
+];
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -161,6 +169,7 @@ fn take_turn(
             return Err(format!("{}: {message}\n{said}", contestant.name()));
         }
     };
+    let sync_seconds = started.admin.as_deref().map(mean_sync).transpose()?.flatten();
     if let Some(process) = &mut started.process {
         process.still_there()?;
         process.end();
@@ -178,10 +187,30 @@ fn take_turn(
         contestant: contestant.name().to_owned(),
         load_average_before,
         audit,
+        sync_seconds,
         proxy: processes.pop(),
         upstream: of_upstream,
         load,
     })
+}
+
+/// What ringfence's metrics say of its syncs: seconds of one, on average.
+fn mean_sync(admin: &str) -> Outcome<Option<f64>> {
+    let failed = |error: std::io::Error| format!("{admin}: {error}");
+    let mut stream = TcpStream::connect(admin).map_err(failed)?;
+    stream.set_read_timeout(Some(PROBE_LIMIT)).map_err(failed)?;
+    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).map_err(failed)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(failed)?;
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.and_then(|value| value.trim().parse::<f64>().ok());
+        value.ok_or_else(|| format!("{admin}: no metric `{name}`"))
+    };
+    let sum = value("ringfence_audit_sync_duration_seconds_sum ")?;
+    let count = value("ringfence_audit_sync_duration_seconds_count ")?;
+    Ok((count > 0.0).then(|| sum / count))
 }
 
 fn wait_until_ready(address: &str, pki: &Path, process: &mut Running, stop: &Stop) -> Outcome<()> {
@@ -300,6 +329,20 @@ fn publish(
         setting.threads
     );
     print!("{}", report::table(&summaries, &ratios));
+    let in_flight = arguments.connections * arguments.streams;
+    let blocking: Vec<_> = ["ringfence-blocking", "ringfence-sealed"]
+        .iter()
+        .filter_map(|contestant| report::blocking(contestant, in_flight, turns))
+        .collect();
+    for row in &blocking {
+        println!(
+            "{}: a sync takes {:.2} ms, which allows {:.0} requests/s; throughput over the lesser of that and of ringfence: {:.2}",
+            row.contestant,
+            row.sync_seconds * 1000.0,
+            row.allowed_per_second,
+            row.share
+        );
+    }
     let audits: Vec<_> = turns.iter().filter_map(|turn| turn.audit).collect();
     if !audits.is_empty() {
         let calls: u64 = audits.iter().map(|audit| audit.calls).sum();
@@ -322,7 +365,6 @@ fn publish(
             "warmup_seconds": arguments.warmup_seconds,
             "threads_per_proxy": setting.threads,
             "rules": 1000,
-            "audit": "buffered",
         },
         "audit_of_all_rounds": {
             "requests": audits.iter().map(|audit| audit.calls).sum::<u64>(),
@@ -331,6 +373,7 @@ fn publish(
         },
         "medians": summaries,
         "ratios_of_cpu_per_request": ratios,
+        "blocking": blocking,
         "turns": turns,
     });
     let text = serde_json::to_string_pretty(&document).unwrap() + "\n";

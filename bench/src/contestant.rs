@@ -22,7 +22,14 @@ pub enum Contestant {
     Direct,
     Passthrough,
     Haproxy,
+    /// Audit `buffered`
     Ringfence,
+    /// Its audit level is `none`: no request is recorded
+    RingfenceUnrecorded,
+    /// Audit `blocking`
+    RingfenceBlocking,
+    /// Audit `blocking`, with a signed checkpoint every second or thousand records
+    RingfenceSealed,
 }
 
 /// What every contestant is given.
@@ -41,6 +48,8 @@ pub struct Started {
     pub address: String,
     pub process: Option<Running>,
     pub audit: Option<PathBuf>,
+    /// Where its metrics are.
+    pub admin: Option<String>,
 }
 
 impl Contestant {
@@ -50,6 +59,9 @@ impl Contestant {
             Self::Passthrough => "passthrough",
             Self::Haproxy => "haproxy",
             Self::Ringfence => "ringfence",
+            Self::RingfenceUnrecorded => "ringfence-unrecorded",
+            Self::RingfenceBlocking => "ringfence-blocking",
+            Self::RingfenceSealed => "ringfence-sealed",
         }
     }
 
@@ -58,7 +70,10 @@ impl Contestant {
         let (program, argument) = match self {
             Self::Direct | Self::Passthrough => return Ok(env!("CARGO_PKG_VERSION").to_owned()),
             Self::Haproxy => (&setting.haproxy, "-v"),
-            Self::Ringfence => (&setting.ringfence, "version"),
+            Self::Ringfence
+            | Self::RingfenceUnrecorded
+            | Self::RingfenceBlocking
+            | Self::RingfenceSealed => (&setting.ringfence, "version"),
         };
         let hint = "build or fetch it first; bench/first-figure does both";
         let output = Command::new(program).arg(argument).output();
@@ -80,13 +95,40 @@ impl Contestant {
 
     pub fn start(self, setting: &Setting) -> Outcome<Started> {
         match self {
-            Self::Direct => {
-                Ok(Started { address: setting.upstream.clone(), process: None, audit: None })
-            }
+            Self::Direct => Ok(Started {
+                address: setting.upstream.clone(),
+                process: None,
+                audit: None,
+                admin: None,
+            }),
             Self::Passthrough => start_passthrough(setting),
             Self::Haproxy => start_haproxy(setting),
-            Self::Ringfence => start_ringfence(setting),
+            Self::Ringfence => start_ringfence(setting, "mode = \"buffered\"", ""),
+            Self::RingfenceUnrecorded => {
+                let none = "[[audit.level]]\nlevel = \"none\"";
+                let mut started = start_ringfence(setting, "mode = \"buffered\"", none)?;
+                started.audit = None;
+                Ok(started)
+            }
+            Self::RingfenceBlocking => start_ringfence(setting, "mode = \"blocking\"", ""),
+            Self::RingfenceSealed => {
+                let key = keygen(setting)?;
+                let checkpoint = format!("[audit.checkpoint]\nkey = {key:?}\nseconds = 1");
+                start_ringfence(setting, "mode = \"blocking\"", &checkpoint)
+            }
         }
+    }
+}
+
+/// A key that seals an audit log.
+fn keygen(setting: &Setting) -> Outcome<PathBuf> {
+    let key = setting.directory.join("log-key");
+    let made = Command::new(&setting.ringfence).args(["audit", "keygen"]).arg(&key).output();
+    let made = made.map_err(|error| format!("{}: {error}", setting.ringfence.display()))?;
+    if made.status.success() {
+        Ok(key)
+    } else {
+        Err(format!("audit keygen: {}", String::from_utf8_lossy(&made.stderr)))
     }
 }
 
@@ -110,7 +152,7 @@ fn start_passthrough(setting: &Setting) -> Outcome<Started> {
     command.arg("--pki").arg(&setting.pki).arg("--threads").arg(setting.threads.to_string());
     let process =
         Running::start("passthrough", &mut command, &setting.directory.join("passthrough.log"))?;
-    Ok(Started { address, process: Some(process), audit: None })
+    Ok(Started { address, process: Some(process), audit: None, admin: None })
 }
 
 /// No log, no health checks, no body inspection, and idle upstream connections shared by all clients: its best case.
@@ -150,7 +192,7 @@ backend etcd
     let mut command = tied(&setting.haproxy);
     command.args(["-db", "-f"]).arg(&config);
     let process = Running::start("haproxy", &mut command, &setting.directory.join("haproxy.log"))?;
-    Ok(Started { address, process: Some(process), audit: None })
+    Ok(Started { address, process: Some(process), audit: None, admin: None })
 }
 
 /// HAProxy reads a certificate and its key from one file.
@@ -164,8 +206,9 @@ fn bundle(setting: &Setting, name: &str) -> Outcome<PathBuf> {
     Ok(path)
 }
 
-fn start_ringfence(setting: &Setting) -> Outcome<Started> {
-    let address = free_address()?;
+/// `mode` is a line of `[audit]`, `more` are tables below it.
+fn start_ringfence(setting: &Setting, mode: &str, more: &str) -> Outcome<Started> {
+    let (address, admin) = (free_address()?, free_address()?);
     let audit = setting.directory.join("audit");
     let created = DirBuilder::new().mode(0o700).create(&audit);
     created.map_err(|error| format!("{}: {error}", audit.display()))?;
@@ -187,10 +230,11 @@ ca = {ca:?}
 certificate = {upstream_certificate:?}
 key = {upstream_key:?}
 [audit]
-mode = \"buffered\"
+{mode}
 directory = {audit:?}
 [audit.rotate]
 bytes = 0
+{more}
 [admin]
 listen = {admin:?}
 [policy]
@@ -203,7 +247,6 @@ files = [{policy:?}]
         upstream = format!("https://{}", setting.upstream),
         upstream_certificate = setting.pki.join("proxy.crt"),
         upstream_key = setting.pki.join("proxy.key"),
-        admin = free_address()?,
     );
     let config = setting.directory.join("ringfence.toml");
     pki::write(&config, &text, 0o600)?;
@@ -211,7 +254,7 @@ files = [{policy:?}]
     command.args(["serve", "--config"]).arg(&config);
     let process =
         Running::start("ringfence", &mut command, &setting.directory.join("ringfence.log"))?;
-    Ok(Started { address, process: Some(process), audit: Some(audit) })
+    Ok(Started { address, process: Some(process), audit: Some(audit), admin: Some(admin) })
 }
 
 /// 1,000 rules in 100 roles, all given to the one identity the load comes as; exactly one covers its keys.

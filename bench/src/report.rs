@@ -42,6 +42,8 @@ pub struct Turn {
     pub load_average_before: f64,
     /// What ringfence's audit files held after the turn, checked call by call.
     pub audit: Option<Audit>,
+    /// How long ringfence's syncs took on average, in seconds; None where there was none.
+    pub sync_seconds: Option<f64>,
     pub proxy: Option<ProcessReport>,
     pub upstream: ProcessReport,
     pub load: LoadReport,
@@ -103,6 +105,39 @@ pub fn summary(contestant: &str, version: &str, turns: &[Turn]) -> Option<Summar
         })?,
         audit_records_per_request: of_audit(&|audit| audit.decisions + audit.outcomes),
         audit_bytes_per_request: of_audit(&|audit| audit.bytes),
+    })
+}
+
+/// What a log that waits for the disk costs in throughput, each round by itself.
+#[derive(Serialize)]
+pub struct Blocking {
+    pub contestant: String,
+    /// How long a sync took, medians over the rounds.
+    pub sync_seconds: f64,
+    /// What the syncs alone would allow so many calls in flight.
+    pub allowed_per_second: f64,
+    /// Throughput over the lesser of that and of `buffered`.
+    pub share: f64,
+}
+
+/// None where one of the two did not run or nothing was synced.
+pub fn blocking(contestant: &str, in_flight: u32, turns: &[Turn]) -> Option<Blocking> {
+    let (mut syncs, mut shares) = (Vec::new(), Vec::new());
+    for turn in turns.iter().filter(|turn| turn.contestant == contestant) {
+        let same_round =
+            |other: &&Turn| other.contestant == "ringfence" && other.round == turn.round;
+        let buffered = turns.iter().find(same_round)?.load.throughput_per_second;
+        let sync = turn.sync_seconds?;
+        syncs.push(sync);
+        let allowed = f64::from(in_flight) / sync;
+        shares.push(turn.load.throughput_per_second / allowed.min(buffered));
+    }
+    let sync_seconds = median(syncs)?;
+    Some(Blocking {
+        contestant: contestant.to_owned(),
+        sync_seconds,
+        allowed_per_second: f64::from(in_flight) / sync_seconds,
+        share: median(shares)?,
     })
 }
 
@@ -196,6 +231,7 @@ mod tests {
             contestant: contestant.to_owned(),
             load_average_before: 0.0,
             audit: None,
+            sync_seconds: None,
             proxy: Some(process.clone()),
             upstream: process.clone(),
             load: LoadReport {
@@ -214,6 +250,21 @@ mod tests {
                 processes: Vec::new(),
             },
         }
+    }
+
+    #[test]
+    fn a_blocking_log_is_held_against_the_disk_or_against_buffered() {
+        let with = |contestant: &str, throughput: f64, sync: Option<f64>| {
+            let mut turn = turn(1, contestant, 1.0);
+            turn.load.throughput_per_second = throughput;
+            turn.sync_seconds = sync;
+            turn
+        };
+        let turns = [with("ringfence", 1000.0, None), with("blocking", 600.0, Some(0.05))];
+        // Ten in flight and a sync of 50 ms: 200 a second.
+        assert_eq!(super::blocking("blocking", 10, &turns).unwrap().share, 3.0);
+        assert_eq!(super::blocking("blocking", 100, &turns).unwrap().share, 0.6);
+        assert!(super::blocking("ringfence", 10, &turns).is_none());
     }
 
     #[test]

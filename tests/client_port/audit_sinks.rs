@@ -9,9 +9,7 @@ use std::sync::{Arc, Mutex};
 use ringfence::etcd::pb::etcdserverpb::{
     PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, request_op,
 };
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
 
 use crate::support::{Etcd, PATIENCE, Pki, RawClient, Ringfence, Settings, http_get, wait_for};
 
@@ -65,17 +63,6 @@ fn listen(take: impl Fn(TcpStream) + Send + 'static) -> u16 {
         }
     });
     port
-}
-
-fn tls_server(pki: &Pki) -> Arc<ServerConfig> {
-    let chain = CertificateDer::from_pem_slice(&pki.pem("etcd-server.crt")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(&pki.pem("etcd-server.key")).unwrap();
-    let config = ServerConfig::builder_with_provider(ringfence::tls::provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![chain], key);
-    Arc::new(config.unwrap())
 }
 
 /// A collector of OTLP: the first answer is 503, as of one that is busy.
@@ -156,7 +143,7 @@ async fn every_sink_gets_every_line_in_its_order() {
     let [tcp, tls, unix, otlp]: [Told; 4] = std::array::from_fn(|_| Told::default());
     let for_tcp = Arc::clone(&tcp);
     let tcp_port = listen(move |stream| read_syslog(stream, &for_tcp));
-    let (for_tls, server) = (Arc::clone(&tls), tls_server(&pki));
+    let (for_tls, server) = (Arc::clone(&tls), pki.tls_server());
     let tls_port = listen(move |stream| {
         let session = ServerConnection::new(Arc::clone(&server)).unwrap();
         read_syslog(StreamOwned::new(session, stream), &for_tls);
@@ -216,7 +203,7 @@ async fn nothing_is_forwarded_while_a_required_sink_is_silent() {
     let told = Told::default();
     // It takes connections and never shakes hands, until it is let.
     let (let_go, may_go) = std::sync::mpsc::channel::<()>();
-    let (may_go, server) = (Mutex::new(may_go), tls_server(&pki));
+    let (may_go, server) = (Mutex::new(may_go), pki.tls_server());
     let for_thread = Arc::clone(&told);
     let port = listen(move |stream| {
         let Ok(gate) = may_go.try_lock() else { return };

@@ -7,6 +7,7 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     unreachable_pub,
+    dead_code,
     reason = "a test fails by panicking; helpers of tests are no #[test] themselves"
 )]
 
@@ -14,7 +15,6 @@
 mod support;
 
 mod audit;
-mod audit_blocking;
 mod audit_flood;
 mod audit_levels;
 mod audit_sinks;

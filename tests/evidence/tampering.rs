@@ -348,6 +348,9 @@ async fn a_log_that_nobody_touched_is_whole_and_every_tampering_is_named() {
         let copy = written.copy();
         (case.tamper)(&audit_files(copy.path()));
         let (code, said) = verify(&written, copy.path(), case.with);
+        let fault = said.lines().find(|line| line.starts_with("fault: ")).unwrap_or("no fault");
+        let log = copy.path().display().to_string();
+        println!("{}\n    exit code {code}, {}", case.kind, fault.replace(&log, "LOG"));
         if code != 1 || !said.contains(case.expected) {
             wrong.push(format!("{}: {code}\n{said}", case.kind));
         }

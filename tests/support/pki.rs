@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::repository;
 
@@ -63,5 +63,17 @@ impl Pki {
         };
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)
+    }
+
+    /// A server of etcd's certificate that asks for none.
+    pub fn tls_server(&self) -> Arc<ServerConfig> {
+        let chain = CertificateDer::from_pem_slice(&self.pem("etcd-server.crt")).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&self.pem("etcd-server.key")).unwrap();
+        let config = ServerConfig::builder_with_provider(ringfence::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![chain], key);
+        Arc::new(config.unwrap())
     }
 }

@@ -51,6 +51,8 @@ pub struct Settings<'a> {
     pub lease_keys: Option<&'a Path>,
     /// Where its standard output goes; into its own folder otherwise.
     pub stdout: Option<fs::File>,
+    /// More variables of its environment.
+    pub environment: &'a [(&'a str, &'a Path)],
 }
 
 pub struct Ringfence {
@@ -160,6 +162,7 @@ files = ["policy.toml"]
             None => fs::File::create(folder.path().join("stdout")).unwrap(),
         };
         let mut child = command
+            .envs(settings.environment.iter().copied())
             .args(["serve", "--config"])
             .arg(folder.path().join("ringfence.toml"))
             .stdin(Stdio::null())

@@ -3,138 +3,19 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringfence::etcd::pb::etcdserverpb::PutRequest;
 use serde_json::Value;
-use tokio::task::JoinSet;
 
-use crate::support::{Etcd, Pki, RawClient, Reply, Ringfence, Settings, http_get, wait_for};
+use crate::load::{CONNECTIONS, Load, MESSAGE, STREAMS, SmallDisk, allowed, call_of, of_etcd};
+use crate::support::{Etcd, Pki, Reply, Ringfence, Settings, http_get, wait_for};
 
 const BLOCKING: &str = "mode = \"blocking\"\nwait_seconds = 1";
-const CONNECTIONS: usize = 4;
-const STREAMS: usize = 8;
-const MESSAGE: &str = "ringfence: the audit log takes no records, nothing was forwarded";
-
-/// A file system of a few megabytes, gone when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(megabytes: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let size = format!("size={megabytes}m,mode=700");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "ringfence-test"])
-            .arg(folder.path())
-            .status()
-            .unwrap();
-        assert!(mounted.success(), "a file system can be mounted (this test needs root)");
-        Self(folder)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let gone = Command::new("umount").arg(self.path()).status().unwrap();
-        assert!(gone.success() || std::thread::panicking(), "the file system stays mounted");
-    }
-}
-
-/// Clients that put keys of their own, one after the other, and what they heard.
-struct Load {
-    heard: Arc<Mutex<HashMap<String, Reply>>>,
-    counts: Arc<[AtomicUsize; 17]>,
-    ending: Arc<AtomicBool>,
-    streams: JoinSet<()>,
-}
-
-impl Load {
-    async fn start(pki: &Pki, port: u16, name: &str) -> Self {
-        let mut load = Self {
-            heard: Arc::default(),
-            counts: Arc::default(),
-            ending: Arc::default(),
-            streams: JoinSet::new(),
-        };
-        for connection in 0..CONNECTIONS {
-            let client = RawClient::connect(pki, "acme", port).await;
-            for stream in 0..STREAMS {
-                let prefix = format!("/tenants/acme/{name}-{connection}-{stream}");
-                load.streams.spawn(put_until(
-                    client.clone(),
-                    prefix,
-                    Arc::clone(&load.heard),
-                    Arc::clone(&load.counts),
-                    Arc::clone(&load.ending),
-                ));
-            }
-        }
-        load
-    }
-
-    fn count(&self, status: usize) -> usize {
-        self.counts[status].load(Ordering::Relaxed)
-    }
-
-    async fn end(self) -> HashMap<String, Reply> {
-        self.ending.store(true, Ordering::Relaxed);
-        self.streams.join_all().await;
-        std::mem::take(&mut *self.heard.lock().unwrap())
-    }
-}
 
 fn start(pki: &Pki, endpoint: &str, audit_folder: &Path) -> Ringfence {
     let audit_folder = Some(audit_folder);
     let settings = Settings { audit: BLOCKING, audit_folder, ..Settings::default() };
     Ringfence::start_as(pki, endpoint, &settings)
-}
-
-async fn put_until(
-    client: RawClient,
-    prefix: String,
-    heard: Arc<Mutex<HashMap<String, Reply>>>,
-    counts: Arc<[AtomicUsize; 17]>,
-    ending: Arc<AtomicBool>,
-) {
-    for number in 0.. {
-        let key = format!("{prefix}-{number}");
-        let put = PutRequest { key: key.clone().into(), value: "v".into(), ..Default::default() };
-        let Some(reply) = client.try_unary("/etcdserverpb.KV/Put", &put).await else { return };
-        let Some(status) = reply.grpc_status else { return };
-        counts[usize::from(status)].fetch_add(1, Ordering::Relaxed);
-        heard.lock().unwrap().insert(key, reply);
-        if ending.load(Ordering::Relaxed) {
-            return;
-        }
-    }
-}
-
-/// What etcd holds: its keys, and its revision.
-async fn of_etcd(etcd: &Etcd) -> (HashSet<String>, i64) {
-    let mut client = etcd_client::Client::connect([etcd.endpoint()], None).await.unwrap();
-    let options = etcd_client::GetOptions::new().with_prefix().with_keys_only();
-    let found = client.get("/", Some(options)).await.unwrap();
-    let keys = found.kvs().iter().map(|pair| pair.key_str().unwrap().to_owned()).collect();
-    (keys, found.header().unwrap().revision())
-}
-
-/// By the key that was put: the decision's call, if it was allowed.
-fn allowed(records: &[Value]) -> HashMap<String, (u64, u64)> {
-    let decisions = records.iter().filter(|record| record["verdict"] == "allow");
-    let allowed = decisions
-        .map(|record| (record["touches"][0]["key"].as_str().unwrap().to_owned(), call_of(record)));
-    allowed.collect()
-}
-
-fn call_of(record: &Value) -> (u64, u64) {
-    (record["connection"].as_u64().unwrap(), record["call"].as_u64().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
