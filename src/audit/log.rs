@@ -48,6 +48,7 @@ pub(super) struct Log<'a, S: Segments, O> {
     segments: S,
     file: LogFile<S::Disk>,
     observe_sync: O,
+    last_sync: Duration,
     lines: LineWriter,
     beginning: Arc<Beginning>,
     /// The last line: its number and its hash.
@@ -90,6 +91,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             segments: opened.segments,
             file: LogFile::new(opened.disk),
             observe_sync,
+            last_sync: Duration::ZERO,
             lines: LineWriter::default(),
             beginning: opened.beginning,
             sequence: 0,
@@ -113,6 +115,11 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
 
     pub(super) const fn unsynced_bytes(&self) -> usize {
         self.file.unsynced_bytes()
+    }
+
+    /// How long the disk took to keep what it was given last.
+    pub(super) const fn last_sync(&self) -> Duration {
+        self.last_sync
     }
 
     /// Puts a record of the queue behind the others.
@@ -256,7 +263,8 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
     fn sync(&mut self) -> std::io::Result<()> {
         let started = Instant::now();
         let result = self.file.sync();
-        (self.observe_sync)(started.elapsed());
+        self.last_sync = started.elapsed();
+        (self.observe_sync)(self.last_sync);
         result
     }
 

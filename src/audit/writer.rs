@@ -18,6 +18,9 @@ use super::{Config, Mode};
 
 /// After a batch in `buffered` the writer rests: the next one is larger and nobody has to wake it.
 const REST: Duration = Duration::from_millis(1);
+/// The longest that a batch is held back for calls that are likely to come. Those that the last sync let go come again
+/// when they have their answers; a sync for a part of them costs as much as one for all.
+const GATHER_MAX: Duration = Duration::from_millis(2);
 /// How long records that nobody waits for may stay in the queue.
 const LINGER: Duration = Duration::from_millis(100);
 /// How long written records that nobody waits for may stay unsynced.
@@ -65,8 +68,10 @@ struct Queue {
     reservation: Option<Reservation>,
     /// The writer is to take what there is without lingering.
     hurry: bool,
-    /// Somebody waits until a record is on disk.
-    sync: bool,
+    /// How many wait until a record is on disk.
+    waited_for: usize,
+    /// With so many the writer gathers no longer.
+    enough: usize,
     closing: bool,
 }
 
@@ -122,7 +127,10 @@ impl Shared {
         queue.reserve();
         let sequence = queue.sequence;
         queue.records.push(Queued { record, place });
-        queue.sync |= waited_for;
+        queue.waited_for += usize::from(waited_for);
+        if waited_for && queue.waited_for == queue.enough {
+            self.ready.notify_one();
+        }
         self.wake(queue, waited_for || self.mode == Mode::Buffered);
         sequence
     }
@@ -207,7 +215,7 @@ impl Shared {
         let (mut batch, mut places) = (Vec::new(), Vec::new());
         let (mut synced, mut looked) = (Instant::now(), Instant::now());
         loop {
-            let taken = self.take(&mut batch);
+            let taken = self.take(&mut batch, log.last_sync());
             log.release();
             let any = !batch.is_empty();
             for queued in batch.drain(..) {
@@ -240,15 +248,23 @@ impl Shared {
     }
 
     /// Waits for records, but not for long: what was written may have to be synced.
-    fn take(&self, batch: &mut Vec<Queued>) -> Taken {
+    fn take(&self, batch: &mut Vec<Queued>, last_sync: Duration) -> Taken {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if !queue.hurry {
             let waited = self.ready.wait_timeout_while(queue, LINGER, |queue| !queue.hurry);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        if queue.waited_for > 0 {
+            let few = |queue: &mut Queue| queue.waited_for < queue.enough && !queue.closing;
+            let gathered = self.ready.wait_timeout_while(queue, last_sync.min(GATHER_MAX), few);
+            queue = gathered.unwrap_or_else(PoisonError::into_inner).0;
+        }
         std::mem::swap(&mut queue.records, batch);
-        let taken = Taken { sync: queue.sync, closing: queue.closing };
-        (queue.hurry, queue.sync) = (false, false);
+        let taken = Taken { sync: queue.waited_for > 0, closing: queue.closing };
+        if taken.sync {
+            queue.enough = queue.waited_for;
+        }
+        (queue.hurry, queue.waited_for) = (false, 0);
         taken
     }
 
