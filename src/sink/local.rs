@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,12 +22,7 @@ pub(super) struct Local {
 #[derive(Debug)]
 enum Place {
     Stdout,
-    File {
-        path: PathBuf,
-        file: Option<File>,
-        /// A line of it may have no end.
-        is_torn: bool,
-    },
+    File { path: PathBuf, file: Option<File> },
 }
 
 impl Local {
@@ -36,8 +31,7 @@ impl Local {
     }
 
     pub(super) const fn file(path: PathBuf) -> Self {
-        // What an earlier process began may be torn, too.
-        let place = Place::File { path, file: None, is_torn: true };
+        let place = Place::File { path, file: None };
         Self { place: Some(place), writing: None }
     }
 
@@ -75,23 +69,32 @@ impl Place {
                 lines().try_for_each(|lines| stdout.write_all(lines))?;
                 stdout.flush()
             }
-            Self::File { path, file, is_torn } => {
+            Self::File { path, file } => {
                 let mut opened = match file.take() {
                     Some(file) => file,
-                    None => open(path)?,
+                    None => open_behind_a_line(path)?,
                 };
-                if std::mem::replace(is_torn, true) && opened.metadata()?.len() > 0 {
-                    opened.write_all(b"\n")?;
-                }
                 lines().try_for_each(|lines| opened.write_all(lines))?;
                 opened.sync_data()?;
                 // After a failure it is opened anew: it may be another one by then.
                 *file = Some(opened);
-                *is_torn = false;
                 Ok(())
             }
         }
     }
+}
+
+/// A write that failed, of this process or an earlier one, may have left half a line: it gets an end.
+fn open_behind_a_line(path: &Path) -> io::Result<File> {
+    let mut file = open(path)?;
+    let mut last = [b'\n'];
+    if let Some(before) = file.metadata()?.len().checked_sub(1) {
+        File::open(path)?.read_exact_at(&mut last, before)?;
+    }
+    if last != *b"\n" {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
 }
 
 /// Opens a file that only grows, readable by nobody else.
@@ -162,9 +165,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("witness");
         std::fs::write(&path, "{\"half\":").unwrap();
-        let mut place = Place::File { path: path.clone(), file: None, is_torn: true };
+        let mut place = Place::File { path: path.clone(), file: None };
         place.write(&batch(b"{}\n")).unwrap();
         place.write(&batch(b"[]\n")).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"half\":\n{}\n[]\n");
+        let mut later = Place::File { path: path.clone(), file: None };
+        later.write(&batch(b"{}\n")).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"half\":\n{}\n[]\n{}\n");
     }
 }
