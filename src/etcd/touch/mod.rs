@@ -105,7 +105,7 @@ pub enum InvalidRequest {
     /// More operations than etcd takes.
     #[error("etcdserver: too many operations in txn request")]
     TooManyOperations,
-    /// A key that is deleted without an end and put in the same transaction: see [`rewrite`].
+    /// A key that is deleted without an end and put in the same transaction: it would end etcd, or lose the key.
     #[error("etcdserver: duplicate key given in txn request")]
     DuplicateKey,
     /// A sort order or sort target that etcd does not know.
