@@ -187,7 +187,12 @@ pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<Segment>, Vec<String>> {
         faults.iter().map(|fault| format!("error: {fault}")).collect::<Vec<String>>()
     })?;
     if segments.is_empty() {
-        return Err(vec!["error: no file of an audit log is there".to_owned()]);
+        let places: Vec<String> =
+            paths.iter().map(|path| format!("`{}`", path.display())).collect();
+        return Err(vec![format!(
+            "error: no file of an audit log (audit-CHAIN-NUMBER.jsonl) in {}\n  hint: the folder of `audit.directory`",
+            places.join(", ")
+        )]);
     }
     Ok(segments)
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::progress::Progress;
+use super::question::files;
 use crate::cli::{complain, say};
-use crate::evidence::find;
 use crate::evidence::verify::{Knowledge, PublicKey, Report, verify};
 
 /// Cannot be told.
@@ -32,14 +32,10 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(UNKNOWN);
         }
     };
-    let segments = match find(&arguments.paths) {
-        Ok(segments) if segments.is_empty() => {
-            complain("error: no file of an audit log is there (audit-CHAIN-NUMBER.jsonl)");
-            return ExitCode::from(UNKNOWN);
-        }
+    let segments = match files(&arguments.paths) {
         Ok(segments) => segments,
         Err(faults) => {
-            faults.iter().for_each(|fault| complain(&format!("error: {fault}")));
+            faults.iter().for_each(|fault| complain(fault));
             return ExitCode::from(UNKNOWN);
         }
     };
