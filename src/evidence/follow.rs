@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use super::calls::{Call, Unread};
 use super::joining::Joining;
@@ -14,6 +13,8 @@ use crate::chain::ChainId;
 
 /// Lines that cannot be read and are told in one turn.
 const UNREAD_MAX: usize = 100;
+/// How often the files are listed in one turn.
+const LISTINGS_MAX: usize = 10;
 
 /// Where the reading is.
 #[derive(Debug)]
@@ -34,36 +35,16 @@ struct Place {
 }
 
 impl Follow {
-    /// Begins with the files that were written last, so many of them; of all others only what is new is read.
+    /// Begins with the last files of each chain, so many of them.
     ///
     /// # Errors
     /// All that cannot be looked into.
     pub fn from_last(paths: &[PathBuf], files: usize) -> Result<Self, Vec<FindError>> {
-        let segments = find(paths)?;
-        let written = |segment: &Segment| {
-            let modified = std::fs::metadata(&segment.path).and_then(|data| data.modified());
-            modified.unwrap_or(SystemTime::UNIX_EPOCH)
+        let first = |segments: Vec<Segment>| {
+            let at = segments.len().saturating_sub(files);
+            segments.get(at).map(|segment| (segment.name.chain, Place::new(segment.name.number)))
         };
-        let mut by_time: Vec<(SystemTime, &Segment)> =
-            segments.iter().map(|segment| (written(segment), segment)).collect();
-        by_time.sort();
-        let last = by_time.iter().skip(by_time.len().saturating_sub(files));
-        let mut first: BTreeMap<ChainId, u32> = BTreeMap::new();
-        for (_, segment) in last {
-            let name = segment.name;
-            let number = first.entry(name.chain).or_insert(name.number);
-            *number = name.number.min(*number);
-        }
-        let place = |segment: &Segment| match first.get(&segment.name.chain) {
-            Some(number) => Place::new(*number, 0),
-            None => {
-                let bytes = std::fs::metadata(&segment.path).map_or(0, |data| data.len());
-                let is_done = segment.name.compressed;
-                Place { is_done, ..Place::new(segment.name.number, bytes) }
-            }
-        };
-        // Of each chain the last file counts, which comes last.
-        let chains = segments.iter().map(|segment| (segment.name.chain, place(segment))).collect();
+        let chains = by_chain(find(paths)?).into_values().filter_map(first).collect();
         Ok(Self { paths: paths.to_owned(), chains })
     }
 
@@ -78,24 +59,52 @@ impl Follow {
         tell: &mut dyn FnMut(Call),
     ) -> Result<Vec<Unread>, Vec<FindError>> {
         let mut unread = Vec::new();
-        let files = by_chain(find(&self.paths)?);
+        // A file that is compressed meanwhile has another name: nothing behind it is read before it.
+        for _ in 0..LISTINGS_MAX {
+            if !self.read_new(is_wanted, tell, &mut unread)? {
+                break;
+            }
+        }
+        self.chains.values_mut().for_each(|place| place.joining.tell_open(tell));
+        Ok(unread)
+    }
+
+    /// Whether a file was gone when it was to be read.
+    fn read_new(
+        &mut self,
+        is_wanted: &dyn Fn(&Call) -> bool,
+        tell: &mut dyn FnMut(Call),
+        unread: &mut Vec<Unread>,
+    ) -> Result<bool, Vec<FindError>> {
+        Ok(self.read_listed(find(&self.paths)?, is_wanted, tell, unread))
+    }
+
+    fn read_listed(
+        &mut self,
+        segments: Vec<Segment>,
+        is_wanted: &dyn Fn(&Call) -> bool,
+        tell: &mut dyn FnMut(Call),
+        unread: &mut Vec<Unread>,
+    ) -> bool {
+        let files = by_chain(segments);
         self.chains.retain(|chain, _| files.contains_key(chain));
+        let mut is_any_gone = false;
         for files in files.into_values() {
             let Some(first) = files.first() else { continue };
-            let begins = || Place::new(first.name.number, 0);
+            let begins = || Place::new(first.name.number);
             let place = self.chains.entry(first.name.chain).or_insert_with(begins);
             for file in &files {
-                let is_next = file.name.number > place.number;
-                if is_next {
+                if file.name.number > place.number {
                     place.move_to(file.name.number);
                 }
-                if file.name.number == place.number && !place.is_done {
-                    place.read(file, is_wanted, tell, &mut unread);
+                let is_here = file.name.number == place.number && !place.is_done;
+                if is_here && !place.read(file, is_wanted, tell, unread) {
+                    is_any_gone = true;
+                    break;
                 }
             }
-            place.joining.tell_open(tell);
         }
-        Ok(unread)
+        is_any_gone
     }
 
     /// Nothing more is waited for: tells what is open.
@@ -119,31 +128,31 @@ fn by_chain(segments: Vec<Segment>) -> BTreeMap<ChainId, Vec<Segment>> {
 }
 
 impl Place {
-    fn new(number: u32, offset: u64) -> Self {
-        Self { number, offset, is_done: false, joining: Joining::following() }
+    fn new(number: u32) -> Self {
+        Self { number, offset: 0, is_done: false, joining: Joining::following() }
     }
 
     fn move_to(&mut self, number: u32) {
         (self.number, self.offset, self.is_done) = (number, 0, false);
     }
 
+    /// False when the file is gone: what is behind it waits for the next listing.
     fn read(
         &mut self,
         file: &Segment,
         is_wanted: &dyn Fn(&Call) -> bool,
         tell: &mut dyn FnMut(Call),
         unread: &mut Vec<Unread>,
-    ) {
+    ) -> bool {
         let offset = self.offset;
-        if let Err(error) = self.read_lines(file, is_wanted, tell, unread) {
-            // Compressed meanwhile: the next turn finds it under its other name.
-            let is_gone =
-                matches!(&error, LineError::Read(error) if error.kind() == io::ErrorKind::NotFound);
-            if !is_gone {
-                self.is_done = true;
-                unread.push(Unread { path: file.path.clone(), offset, why: error.to_string() });
-            }
+        let Err(error) = self.read_lines(file, is_wanted, tell, unread) else { return true };
+        let is_gone =
+            matches!(&error, LineError::Read(error) if error.kind() == io::ErrorKind::NotFound);
+        if !is_gone {
+            self.is_done = true;
+            unread.push(Unread { path: file.path.clone(), offset, why: error.to_string() });
         }
+        !is_gone
     }
 
     /// Whole lines only: one that is being written comes again.
@@ -189,4 +198,39 @@ fn behind(file: &Segment, offset: u64) -> io::Result<Option<Lines<Box<dyn BufRea
         Box::new(BufReader::new(plain))
     };
     Ok(Some(Lines::new(reader)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The attack: much traffic has files rotated, and what stood in one that is compressed just then is not shown.
+    #[test]
+    fn a_file_that_is_compressed_between_listing_and_reading_is_not_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |number: u32| {
+            folder.path().join(format!("audit-1790000000123-9f86d081884c7d65-{number:06}.jsonl"))
+        };
+        let line = |seq| {
+            format!(
+                "{{\"v\":1,\"seq\":{seq},\"time\":\"2027-01-15T08:00:0{seq}.000000Z\",\"type\":\"decision\",\"verdict\":\"deny\"}}\n"
+            )
+        };
+        std::fs::write(name(1), line(1)).unwrap();
+        let paths = [folder.path().to_owned()];
+        let mut follow = Follow::from_last(&paths, 1).unwrap();
+        let mut listed = find(&paths).unwrap();
+        std::fs::write(name(2), line(2)).unwrap();
+        let packed = zstd::encode_all(line(1).as_bytes(), 1).unwrap();
+        std::fs::write(name(1).with_extension("jsonl.zst"), packed).unwrap();
+        std::fs::remove_file(name(1)).unwrap();
+        // What was listed before: the first under its old name, and the second.
+        listed.extend(find(&[name(2)]).unwrap());
+        let mut told = Vec::new();
+        let (all, mut unread) = (|_: &Call| true, Vec::new());
+        let mut tell = |call: Call| told.push(call.seq);
+        assert!(follow.read_listed(listed, &all, &mut tell, &mut unread));
+        assert!(follow.turn(&all, &mut tell).unwrap().is_empty() && unread.is_empty());
+        assert_eq!(told, [1, 2]);
+    }
 }

@@ -56,7 +56,7 @@ impl Joining {
         if about.contains(&head.kind) {
             let record = serde_json::from_slice(line).map_err(|error| error.to_string())?;
             self.take(chain, &record, is_wanted, tell);
-        } else if head.kind == "process.stop" {
+        } else if ["process.stop", "chain.recovered"].contains(&head.kind) {
             self.end(tell);
         }
         Ok(())

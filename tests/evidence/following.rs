@@ -133,9 +133,7 @@ async fn the_last_calls_are_found_in_the_files_written_last() {
     assert_eq!(ringfence_.stop().code(), Some(0));
     let first = audit_files(&log).into_iter().next().unwrap();
     let text = std::fs::read(&first).unwrap();
-    let written = std::fs::metadata(&first).unwrap().modified().unwrap();
     std::fs::write(&first, [b"no record\n", &text[..]].concat()).unwrap();
-    std::fs::File::options().append(true).open(&first).unwrap().set_modified(written).unwrap();
     let check = |lines: &str, code, touches: &[&str]| {
         let arguments = ["audit", "tail", "-n", lines, "--verb", "put", log.to_str().unwrap()];
         let (ended, said) = ringfence(&arguments);

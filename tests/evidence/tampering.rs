@@ -372,6 +372,16 @@ async fn a_log_that_nobody_touched_is_whole_and_every_tampering_is_named() {
     fs::write(written.witness(), "{\"v\":1,\"se\n").unwrap();
     let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
     assert!(code == 1 && said.contains("none of its lines is a record of a log"), "{said}");
+    // The attack: who can only append to it says of a record something else.
+    let first = String::from_utf8_lossy(&whole).lines().next().unwrap().to_owned();
+    let other = first.replacen("ringfence", "Ringfence", 1).replacen("\"v\":1", "\"v\":2", 1);
+    assert_ne!(first, other);
+    fs::write(written.witness(), [&whole[..], other.as_bytes(), b"\n"].concat()).unwrap();
+    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
+    assert!(code == 1 && said.contains("is there twice, and not alike"), "{said}");
+    fs::write(written.witness(), "").unwrap();
+    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
+    assert!(code == 0 && said.contains("the witness knows nothing of 3 of the chains"), "{said}");
     fs::write(written.witness(), whole).unwrap();
 
     // Another auditor's key.

@@ -75,7 +75,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// Reads the files that were written last, more of them until there are enough calls that fit.
+/// Reads the last file of each chain, more of them until there are enough calls that fit.
 fn start(arguments: &Arguments) -> Result<Start, Vec<String>> {
     let paths = &arguments.which.paths;
     let all = files(paths)?.len();
@@ -93,8 +93,10 @@ fn start(arguments: &Arguments) -> Result<Start, Vec<String>> {
     }
 }
 
+/// In the order of time, over all chains.
 fn keep(last: &mut VecDeque<Call>, call: Call, lines: u32) {
-    last.push_back(call);
+    let behind = last.partition_point(|known| known.time <= call.time);
+    last.insert(behind, call);
     if last.len() > lines as usize {
         last.pop_front();
     }

@@ -172,6 +172,11 @@ pub enum What {
     /// No longer comparable.
     #[error("{0} of the records that the witness knows were removed by retention")]
     WitnessRemoved(u64),
+    /// Nothing to hold them against.
+    #[error(
+        "the witness knows nothing of {0} of the chains: whether their ends were cut off is not proven"
+    )]
+    WitnessSilent(usize),
     /// Torn, and no proof of anything.
     #[error(
         "{0} lines of the witness are no records of a log: torn when a process or its disk ended"

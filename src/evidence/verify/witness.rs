@@ -16,6 +16,8 @@ use crate::evidence::segments::Lines;
 #[derive(Debug, Default)]
 pub(super) struct Witnessed {
     known: BTreeMap<ChainId, BTreeMap<u64, LineHash>>,
+    /// Whether there is a witness.
+    is_asked: bool,
     /// Lines that are no records: a process or its disk ended while it wrote.
     unread: u64,
 }
@@ -26,7 +28,7 @@ impl Witnessed {
         let fault = |why: String| finding_in(path, What::Unreadable(why));
         let file = File::open(path).map_err(|error| fault(error.to_string()))?;
         let mut lines = Lines::new(BufReader::new(file));
-        let mut known = Self::default();
+        let mut known = Self { is_asked: true, ..Self::default() };
         while let Some(line) = lines.next_line().map_err(|error| fault(error.to_string()))? {
             let record: Option<Value> = serde_json::from_slice(line.bytes).ok();
             let place = record.as_ref().and_then(|record| {
@@ -36,7 +38,14 @@ impl Witnessed {
             match place {
                 Some((chain, sequence)) => {
                     let hash = LineHash::of(line.bytes);
-                    known.known.entry(chain).or_default().insert(sequence, hash);
+                    let before = known.known.entry(chain).or_default().insert(sequence, hash);
+                    // Sent again it is the same; whoever can append must not replace what stands there.
+                    if before.is_some_and(|before| before != hash) {
+                        let what = format!(
+                            "record {sequence} of chain {chain} is there twice, and not alike"
+                        );
+                        return Err(fault(what));
+                    }
                 }
                 // The last line may be on its way.
                 None if !line.is_whole => {}
@@ -90,6 +99,11 @@ impl Witnessed {
                     }
                 }
             }
+        }
+        let silent = followed.keys().filter(|chain| !self.known.contains_key(chain)).count();
+        if self.is_asked && silent > 0 {
+            let what = What::WitnessSilent(silent);
+            report.notes.push(Finding { chain: None, place: None, what });
         }
         let removed = (by_retention > 0).then_some(What::WitnessRemoved(by_retention));
         let unread = (self.unread > 0).then_some(What::WitnessUnread(self.unread));
