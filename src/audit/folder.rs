@@ -18,7 +18,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the audit log `{}`: {error}", path.display())]
+#[error("cannot open `{}` for the audit log: {error}", path.display())]
 pub struct FileError {
     /// The folder or file.
     pub path: PathBuf,

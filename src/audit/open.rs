@@ -36,6 +36,10 @@ pub(super) fn open(
         // What cannot be begun is a mistake of now, not a failure of later.
         if let To::File(path) = &sink.to {
             drop(sink::open(path).map_err(fault(path))?);
+            if !sink::holds_records(path) {
+                let what = "it holds something else than records";
+                return Err(fault(path)(std::io::Error::other(what)));
+            }
         }
     }
     let reserved = directory.join(reservation::file_name(chain));

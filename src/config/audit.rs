@@ -9,6 +9,7 @@ use super::raw::{RawAudit, RawCheckpoint};
 use super::resolve::{Loader, unless_zero};
 use crate::audit::{Config, LongTermKey, Retention, RotateAt, SealConfig, SealEvery};
 use crate::document::Located;
+use crate::sink;
 
 impl Loader<'_> {
     /// `identities` are the names that the policy has.
@@ -19,8 +20,8 @@ impl Loader<'_> {
             None => Some(None),
             Some(checkpoint) => self.checkpoint(checkpoint, directory.as_deref()).map(Some),
         };
-        let mut sinks = self.sinks(&raw.sinks, raw.checkpoint.is_some());
         let witness = raw.checkpoint.as_ref().and_then(|checkpoint| checkpoint.witness.as_ref());
+        let mut sinks = self.sinks(&raw.sinks, raw.checkpoint.is_some(), witness);
         let witness = witness.map(|text| self.witness_path(text, directory.as_deref()));
         sinks.extend(witness.map(audit_sinks::witness));
         let rotate = &raw.rotate;
@@ -59,10 +60,9 @@ impl Loader<'_> {
     /// that seals it, the one that hashes, nor the place that shows what was cut off.
     pub(super) fn path_outside_log(&self, text: &Located<String>, log: Option<&Path>) -> PathBuf {
         let path = self.folder.join(&text.value);
-        let beside =
-            path.parent().map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.into()));
-        let log = log.map(|log| log.canonicalize().unwrap_or_else(|_| log.to_owned()));
-        if log.is_some_and(|log| beside.is_some_and(|beside| beside.starts_with(log))) {
+        // A link elsewhere counts as where it leads.
+        let real = resolved(&path);
+        if log.is_some_and(|log| real.starts_with(resolved(log))) {
             let what = format!("`{}` lies in the folder of the log", text.value);
             let hint = "whoever has the log would have it, too: another folder";
             self.problems.error(&text.location, what, hint);
@@ -70,12 +70,34 @@ impl Loader<'_> {
         path
     }
 
-    /// A pipe is read once, and not by `verify`.
+    /// Where lines can be appended, and nothing else can stand: a key that is named by mistake would be written into,
+    /// and given away with what is written.
     fn witness_path(&self, text: &Located<String>, log: Option<&Path>) -> PathBuf {
         let path = self.path_outside_log(text, log);
-        if path.metadata().is_ok_and(|there| !there.is_file()) {
-            let what = format!("`{}` is no regular file", text.value);
-            let hint = "a file that `verify --witness` can read; `[[audit.sink]]` goes elsewhere";
+        let is_there = path.symlink_metadata().is_ok();
+        let wrong = match path.metadata() {
+            _ if text.value.is_empty() => Some(("names no file", "a file of its own")),
+            Ok(data) if !data.is_file() => {
+                Some(("is no regular file", "a file: `verify --witness` reads it again and again"))
+            }
+            Ok(_) if !sink::holds_records(&path) => Some((
+                "holds something else than records",
+                "a file of its own, which need not be there",
+            )),
+            Ok(_) => None,
+            Err(_) if is_there => {
+                Some(("is a link to nothing", "a file of its own, in a folder that is there"))
+            }
+            Err(_) => {
+                let folder = path
+                    .parent()
+                    .is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir());
+                let hint = "make the folder first; `serve` makes the file";
+                (!folder).then_some(("lies in a folder that is not there", hint))
+            }
+        };
+        if let Some((why, hint)) = wrong {
+            let what = format!("`audit.checkpoint.witness`: `{}` {why}", text.value);
             self.problems.error(&text.location, what, hint);
         }
         path
@@ -84,6 +106,7 @@ impl Loader<'_> {
     fn checkpoint(&self, raw: &RawCheckpoint, log: Option<&Path>) -> Option<SealConfig> {
         let key = raw.key.as_ref()?;
         let path = self.path_outside_log(key, log);
+        self.check_secrecy(key, &path);
         match LongTermKey::read(&path) {
             Ok(long_term) => Some(SealConfig {
                 key: Arc::new(long_term),
@@ -96,4 +119,17 @@ impl Loader<'_> {
             }
         }
     }
+}
+
+/// With every link resolved as far as the path is there.
+fn resolved(path: &Path) -> PathBuf {
+    let mut missing = Vec::new();
+    for ancestor in path.ancestors() {
+        let there = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
+        if let Ok(real) = there.canonicalize() {
+            return missing.iter().rev().fold(real, |real, name| real.join(name));
+        }
+        missing.extend(ancestor.file_name());
+    }
+    path.to_owned()
 }

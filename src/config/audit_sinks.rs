@@ -112,8 +112,13 @@ fn host(authority: &Authority) -> &str {
 }
 
 impl Loader<'_> {
-    /// `seals` says whether there are checkpoints.
-    pub(super) fn sinks(&self, raw: &[RawSink], seals: bool) -> Vec<Config> {
+    /// `seals` says whether there are checkpoints; a witness makes a sink of its own.
+    pub(super) fn sinks(
+        &self,
+        raw: &[RawSink],
+        seals: bool,
+        witness: Option<&Located<String>>,
+    ) -> Vec<Config> {
         let mut names: Vec<&Located<String>> = Vec::new();
         for name in raw.iter().filter_map(|sink| sink.name.as_ref()) {
             let may_be =
@@ -123,10 +128,13 @@ impl Loader<'_> {
                 let what = format!("`{}` is no name of a sink", name.value);
                 self.problems.error(&name.location, what, "1 to 32 of a-z 0-9 -");
             }
-            if name.value == WITNESS {
-                let what =
-                    "`witness` is the name of the sink that `audit.checkpoint.witness` makes";
-                self.problems.error(&name.location, what, "another name");
+            if let Some(witness) = witness.filter(|_| name.value == WITNESS) {
+                let what = format!("there are two sinks `{WITNESS}`");
+                let hint = format!(
+                    "`audit.checkpoint.witness` at {} makes one: this one needs another name",
+                    witness.location
+                );
+                self.problems.error(&name.location, what, hint);
             }
             if let Some(first) = names.iter().find(|known| known.value == name.value) {
                 let what = format!("there are two sinks `{}`", name.value);

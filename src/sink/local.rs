@@ -12,6 +12,9 @@ use tokio::task::JoinHandle;
 use super::queue::Batch;
 use super::worker::Fault;
 
+/// How every line of a log begins.
+const LINE_BEGINS: &[u8] = b"{\"v\":";
+
 /// A write to a pipe that nobody reads, or to a disk that is away, cannot be given up: it is waited for again.
 #[derive(Debug)]
 pub(super) struct Local {
@@ -103,6 +106,16 @@ fn open_behind_a_line(path: &Path) -> io::Result<File> {
 /// When that cannot be.
 pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// Whether a file is empty, or begins as the lines of a log do: another one must not be written into.
+#[must_use]
+pub fn holds_records(path: &Path) -> bool {
+    let mut begins = [0; LINE_BEGINS.len()];
+    let read = File::open(path).and_then(|file| file.read_at(&mut begins, 0));
+    // What may be written and not read says nothing of what it holds.
+    let begins = read.ok().and_then(|read| begins.get(..read));
+    begins.is_some_and(|begins| LINE_BEGINS.starts_with(begins))
 }
 
 #[cfg(test)]

@@ -16,6 +16,17 @@ fn every_mistake_of_the_audit_log_is_told() {
         "witness_odd",
         "[audit.checkpoint]\nkey = \"log-key\"\nwitness = \"pki\"\n[[audit.sink]]\nname = \"witness\"\nto = \"stdout\"",
     );
+    // The attack, or the slip: what is written into the key is given away with it.
+    for (name, witness) in [
+        ("key", "pki/tenants-ca.key"),
+        ("policy", "policy.toml"),
+        ("no_folder", "no/such/folder/witness"),
+        ("empty", ""),
+        ("log", "audit"),
+    ] {
+        let more = format!("[audit.checkpoint]\nkey = \"log-key\"\nwitness = {witness:?}");
+        check(&format!("witness_{name}"), &more);
+    }
     check("key_in_the_log", "[audit.checkpoint]\nkey = \"audit/key\"\nwitness = \"audit/w\"");
     check("rotate", "[audit.rotate]\ncompress = \"gzip\"\nbytes = -1\nkeep = 3");
 }
