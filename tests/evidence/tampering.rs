@@ -364,26 +364,6 @@ async fn a_log_that_nobody_touched_is_whole_and_every_tampering_is_named() {
     let (code, said) = verify(&written, copy.path(), With::KeyAndWitness);
     assert_eq!(code, 0, "{said}");
 
-    // A line of the witness that was torn proves nothing, and takes nothing from the others.
-    let whole = fs::read(written.witness()).unwrap();
-    fs::write(written.witness(), [b"{\"v\":1,\"se\n", &whole[..]].concat()).unwrap();
-    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
-    assert!(code == 0 && said.contains("1 lines of the witness are no records"), "{said}");
-    fs::write(written.witness(), "{\"v\":1,\"se\n").unwrap();
-    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
-    assert!(code == 1 && said.contains("none of its lines is a record of a log"), "{said}");
-    // The attack: who can only append to it says of a record something else.
-    let first = String::from_utf8_lossy(&whole).lines().next().unwrap().to_owned();
-    let other = first.replacen("ringfence", "Ringfence", 1).replacen("\"v\":1", "\"v\":2", 1);
-    assert_ne!(first, other);
-    fs::write(written.witness(), [&whole[..], other.as_bytes(), b"\n"].concat()).unwrap();
-    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
-    assert!(code == 1 && said.contains("is there twice, and not alike"), "{said}");
-    fs::write(written.witness(), "").unwrap();
-    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
-    assert!(code == 0 && said.contains("the witness knows nothing of 3 of the chains"), "{said}");
-    fs::write(written.witness(), whole).unwrap();
-
     // Another auditor's key.
     let other = copy.path().join("other-key");
     assert_eq!(ringfence(&["audit", "keygen", other.to_str().unwrap()]).0, 0);
@@ -408,4 +388,39 @@ async fn a_log_that_nobody_touched_is_whole_and_every_tampering_is_named() {
     for expected in ["the clock went back by", "no --key was given", "it has no end"] {
         assert!(said.contains(expected), "{said}");
     }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_witness_is_told_from_what_is_wrong_with_the_log() {
+    let written = Written::new().await;
+    // A line of the witness that was torn proves nothing, and takes nothing from the others.
+    let whole = fs::read(written.witness()).unwrap();
+    fs::write(written.witness(), [b"{\"v\":1,\"se\n", &whole[..]].concat()).unwrap();
+    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
+    assert!(code == 0 && said.contains("1 lines of the witness are no records"), "{said}");
+    fs::write(written.witness(), "{\"v\":1,\"se\n").unwrap();
+    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
+    assert!(code == 2 && said.contains("none of its lines is a first record"), "{said}");
+    // The attack: who can only append to it says of a record something else.
+    let first = String::from_utf8_lossy(&whole).lines().next().unwrap().to_owned();
+    let other = first.replacen("ringfence", "Ringfence", 1).replacen("\"v\":1", "\"v\":2", 1);
+    assert_ne!(first, other);
+    fs::write(written.witness(), [&whole[..], other.as_bytes(), b"\n"].concat()).unwrap();
+    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
+    assert!(code == 1 && said.contains("twice, and not alike"), "{said}");
+    // And what else the witness knows still counts.
+    let copy = written.copy();
+    fs::remove_file(audit_files(copy.path()).pop().unwrap()).unwrap();
+    let (code, said) = verify(&written, copy.path(), With::KeyAndWitness);
+    assert!(code == 1 && said.contains("the witness knows this chain"), "{said}");
+    let log = written.log();
+    let log = log.to_str().unwrap();
+    let (code, said) = ringfence(&["audit", "verify", log, "--witness", "/no/such/file"]);
+    assert!(code == 2 && said.contains("cannot read the witness `/no/such/file`"), "{said}");
+    let (code, said) = ringfence(&["audit", "verify", log]);
+    assert!(code == 0 && said.contains("no --witness was given"), "{said}");
+    fs::write(written.witness(), "").unwrap();
+    let (code, said) = verify(&written, &written.log(), With::KeyAndWitness);
+    assert!(code == 0 && said.contains("the witness knows nothing of 3 of the chains"), "{said}");
+    fs::write(written.witness(), whole).unwrap();
 }

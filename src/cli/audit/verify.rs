@@ -3,13 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::COULD_NOT;
 use super::progress::Progress;
 use super::question::files;
 use crate::cli::{complain, say};
-use crate::evidence::verify::{Knowledge, PublicKey, Report, verify};
-
-/// Cannot be told.
-const UNKNOWN: u8 = 2;
+use crate::evidence::verify::{Knowledge, PublicKey, Report, Witness, verify};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -25,21 +23,25 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let key = match arguments.key.as_deref().map(PublicKey::read).transpose() {
-        Ok(key) => key,
-        Err(error) => {
-            complain(&format!("error: {error}"));
-            return ExitCode::from(UNKNOWN);
+    let key = arguments.key.as_deref().map(PublicKey::read).transpose();
+    let key = key.map_err(|error| {
+        vec![format!("error: {error}\n  hint: the `.pub` file that `ringfence audit keygen` made")]
+    });
+    let witness = arguments.witness.as_deref().map(Witness::read).transpose();
+    let witness = witness.map_err(|error| {
+        vec![format!(
+            "error: {error}\n  hint: the file of `audit.checkpoint.witness`, or a copy of it"
+        )]
+    });
+    let (key, witness, segments) = match (key, witness, files(&arguments.paths)) {
+        (Ok(key), Ok(witness), Ok(segments)) => (key, witness, segments),
+        (key, witness, segments) => {
+            let faults = [key.err(), witness.err(), segments.err()].into_iter().flatten();
+            faults.flatten().for_each(|fault| complain(&fault));
+            return ExitCode::from(COULD_NOT);
         }
     };
-    let segments = match files(&arguments.paths) {
-        Ok(segments) => segments,
-        Err(faults) => {
-            faults.iter().for_each(|fault| complain(fault));
-            return ExitCode::from(UNKNOWN);
-        }
-    };
-    let knowledge = Knowledge { key, witness: arguments.witness.clone() };
+    let knowledge = Knowledge { key, witness };
     let progress = Progress::new(&segments);
     let report = verify(&segments, &knowledge, &|bytes| progress.add(bytes));
     progress.end();

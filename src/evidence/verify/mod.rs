@@ -6,24 +6,24 @@ mod keys;
 mod witness;
 
 pub use keys::PublicKey;
+pub use witness::Witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::chain::{ChainId, LineHash};
 
 use super::segments::Segment;
 use chain::{Chain, Followed, named_by};
-use witness::Witnessed;
 
 /// What an auditor knows from elsewhere.
 #[derive(Debug, Default)]
 pub struct Knowledge {
     /// The long-term public key.
     pub key: Option<PublicKey>,
-    /// The file that checkpoints also went to.
-    pub witness: Option<PathBuf>,
+    /// What the file says that checkpoints also went to.
+    pub witness: Option<Witness>,
 }
 
 /// What came of it.
@@ -155,6 +155,12 @@ pub enum What {
     /// No key.
     #[error("no --key was given: that the chain was not written anew as a whole is not proven")]
     NoKey,
+    /// No witness.
+    #[error("no --witness was given: that no end and no last chain was cut off is not proven")]
+    NoWitness,
+    /// Somebody wrote into the witness.
+    #[error("contradicted: the witness has record {0} of this chain twice, and not alike")]
+    WitnessContradicts(u64),
     /// No seal.
     #[error("the chain has no checkpoints: that it was not written anew as a whole is not proven")]
     NoSeal,
@@ -210,13 +216,6 @@ pub fn verify(segments: &[Segment], knowledge: &Knowledge, progress: &dyn Fn(u64
     for segment in segments {
         chains.entry(segment.name.chain).or_default().push(segment);
     }
-    let witness = match knowledge.witness.as_deref().map(Witnessed::read).transpose() {
-        Ok(witness) => witness.unwrap_or_default(),
-        Err(finding) => {
-            report.faults.push(finding);
-            Witnessed::default()
-        }
-    };
     // What others know of a chain has to be remembered while it is followed.
     let mut wanted: BTreeMap<ChainId, BTreeSet<u64>> = BTreeMap::new();
     for (chain, sequence) in chains.values().flat_map(|files| named_by(files)) {
@@ -225,14 +224,17 @@ pub fn verify(segments: &[Segment], knowledge: &Knowledge, progress: &dyn Fn(u64
     let mut followed = BTreeMap::new();
     for (id, files) in &chains {
         let mut wanted = wanted.remove(id).unwrap_or_default();
-        wanted.extend(witness.of(*id));
+        wanted.extend(knowledge.witness.iter().flat_map(|witness| witness.of(*id)));
         let chain = Chain::new(*id, knowledge.key.as_ref(), wanted);
         let end = chain.follow(files, &mut report, progress);
         followed.insert(*id, end);
     }
     report.chains = chains.len();
     compare(&followed, &mut report);
-    witness.compare(&followed, &mut report);
+    match &knowledge.witness {
+        Some(witness) => witness.compare(&followed, &mut report),
+        None => report.notes.push(Finding { chain: None, place: None, what: What::NoWitness }),
+    }
     if knowledge.key.is_none() && !followed.is_empty() {
         report.notes.push(Finding { chain: None, place: None, what: What::NoKey });
     }
@@ -313,9 +315,4 @@ fn removed_hash(
 ) -> Option<(u64, LineHash)> {
     let found = removed.iter().find(|removed| (removed.0, removed.1) == (chain, segment))?;
     Some((found.2, found.3))
-}
-
-fn finding_in(path: &Path, what: What) -> Finding {
-    let place = Place { path: path.to_owned(), record: 0, offset: 0 };
-    Finding { chain: None, place: Some(place), what }
 }

@@ -8,27 +8,30 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::chain::Followed;
-use super::{Finding, Report, What, finding_in, removed};
+use super::{Finding, Report, What, removed};
 use crate::chain::{ChainId, LineHash};
 use crate::evidence::segments::Lines;
 
 /// The records that it knows, by chain.
 #[derive(Debug, Default)]
-pub(super) struct Witnessed {
+pub struct Witness {
     known: BTreeMap<ChainId, BTreeMap<u64, LineHash>>,
-    /// Whether there is a witness.
-    is_asked: bool,
+    /// Records that stand there twice, and not alike; the first counts.
+    contradicted: BTreeSet<(ChainId, u64)>,
     /// Lines that are no records: a process or its disk ended while it wrote.
     unread: u64,
 }
 
-impl Witnessed {
+impl Witness {
     /// Reads the file.
-    pub(super) fn read(path: &Path) -> Result<Self, Finding> {
-        let fault = |why: String| finding_in(path, What::Unreadable(why));
+    ///
+    /// # Errors
+    /// Why nothing can be held against it.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let fault = |why: String| format!("cannot read the witness `{}`: {why}", path.display());
         let file = File::open(path).map_err(|error| fault(error.to_string()))?;
         let mut lines = Lines::new(BufReader::new(file));
-        let mut known = Self { is_asked: true, ..Self::default() };
+        let mut witness = Self::default();
         while let Some(line) = lines.next_line().map_err(|error| fault(error.to_string()))? {
             let record: Option<Value> = serde_json::from_slice(line.bytes).ok();
             let place = record.as_ref().and_then(|record| {
@@ -38,25 +41,22 @@ impl Witnessed {
             match place {
                 Some((chain, sequence)) => {
                     let hash = LineHash::of(line.bytes);
-                    let before = known.known.entry(chain).or_default().insert(sequence, hash);
+                    let known = witness.known.entry(chain).or_default();
                     // Sent again it is the same; whoever can append must not replace what stands there.
-                    if before.is_some_and(|before| before != hash) {
-                        let what = format!(
-                            "record {sequence} of chain {chain} is there twice, and not alike"
-                        );
-                        return Err(fault(what));
+                    if *known.entry(sequence).or_insert(hash) != hash {
+                        witness.contradicted.insert((chain, sequence));
                     }
                 }
                 // The last line may be on its way.
                 None if !line.is_whole => {}
                 // What was torn gets a line of its own.
-                None => known.unread += u64::from(!line.bytes.is_empty()),
+                None => witness.unread += u64::from(!line.bytes.is_empty()),
             }
         }
-        if known.known.is_empty() && known.unread > 0 {
-            return Err(fault("none of its lines is a record of a log".to_owned()));
+        if witness.known.is_empty() && witness.unread > 0 {
+            return Err(fault("none of its lines is a first record or a checkpoint".to_owned()));
         }
-        Ok(known)
+        Ok(witness)
     }
 
     /// What it knows of a chain.
@@ -100,8 +100,12 @@ impl Witnessed {
                 }
             }
         }
+        for (chain, sequence) in &self.contradicted {
+            let what = What::WitnessContradicts(*sequence);
+            report.faults.push(Finding { chain: Some(*chain), place: None, what });
+        }
         let silent = followed.keys().filter(|chain| !self.known.contains_key(chain)).count();
-        if self.is_asked && silent > 0 {
+        if silent > 0 {
             let what = What::WitnessSilent(silent);
             report.notes.push(Finding { chain: None, place: None, what });
         }
