@@ -3,13 +3,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::queue::Batch;
 use super::worker::Fault;
 
 /// How every line of a log begins.
@@ -18,19 +17,31 @@ const LINE_BEGINS: &[u8] = b"{\"v\":";
 /// A write to a pipe that nobody reads, or to a disk that is away, cannot be given up: it is waited for again.
 #[derive(Debug)]
 pub(super) struct Local {
+    /// Not here while it is written to.
     place: Option<Place>,
     writing: Option<JoinHandle<(Place, io::Result<()>)>>,
 }
 
 #[derive(Debug)]
 enum Place {
-    Stdout,
-    File { path: PathBuf, file: Option<File> },
+    /// What was begun is gone on with: a pipe cannot take it back.
+    Stdout(Begun),
+    File {
+        path: PathBuf,
+        file: Option<File>,
+    },
+}
+
+/// Lines that were not written to their end.
+#[derive(Debug, Default)]
+struct Begun {
+    lines: Vec<u8>,
+    written: usize,
 }
 
 impl Local {
-    pub(super) const fn stdout() -> Self {
-        Self { place: Some(Place::Stdout), writing: None }
+    pub(super) fn stdout() -> Self {
+        Self { place: Some(Place::Stdout(Begun::default())), writing: None }
     }
 
     pub(super) const fn file(path: PathBuf) -> Self {
@@ -38,20 +49,24 @@ impl Local {
         Self { place: Some(place), writing: None }
     }
 
-    pub(super) async fn send(&mut self, batches: &[Arc<Batch>]) -> Result<(), Fault> {
+    /// After a failure it must be given the same lines again, until it has them.
+    pub(super) async fn send(&mut self, lines: &[&[u8]]) -> Result<(), Fault> {
         if let Some(mut place) = self.place.take() {
-            let batches: Vec<Arc<Batch>> = batches.to_vec();
+            let ended = |line: &&[u8]| [line, &b"\n"[..]].concat();
+            let lines: Vec<u8> = lines.iter().flat_map(ended).collect();
             self.writing = Some(tokio::task::spawn_blocking(move || {
-                let written = place.write(&batches);
+                let written = place.write(lines);
                 (place, written)
             }));
         }
         let gone = || Fault::Away("the thread that writes is gone".to_owned());
         let writing = self.writing.as_mut().ok_or_else(gone)?;
-        let (place, written) = writing.await.map_err(|_| gone())?;
+        let ended = writing.await;
+        self.writing = None;
+        let (place, written) = ended.map_err(|_| gone())?;
         let fault = |error| Fault::Away(format!("{}: {error}", place.name()));
         let written = written.map_err(fault);
-        (self.place, self.writing) = (Some(place), None);
+        self.place = Some(place);
         written
     }
 }
@@ -59,25 +74,24 @@ impl Local {
 impl Place {
     fn name(&self) -> String {
         match self {
-            Self::Stdout => "standard output".to_owned(),
+            Self::Stdout(_) => "standard output".to_owned(),
             Self::File { path, .. } => format!("`{}`", path.display()),
         }
     }
 
-    fn write(&mut self, batches: &[Arc<Batch>]) -> io::Result<()> {
-        let lines = || batches.iter().map(|batch| batch.lines.as_slice());
+    fn write(&mut self, lines: Vec<u8>) -> io::Result<()> {
         match self {
-            Self::Stdout => {
-                let mut stdout = io::stdout().lock();
-                lines().try_for_each(|lines| stdout.write_all(lines))?;
-                stdout.flush()
+            Self::Stdout(begun) => {
+                // Not through the standard library's buffer, which says of a failure not how far it came.
+                let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+                begun.write(lines, &stdout)
             }
             Self::File { path, file } => {
                 let mut opened = match file.take() {
                     Some(file) => file,
                     None => open_behind_a_line(path)?,
                 };
-                lines().try_for_each(|lines| opened.write_all(lines))?;
+                opened.write_all(&lines)?;
                 opened.sync_data()?;
                 // After a failure it is opened anew: it may be another one by then.
                 *file = Some(opened);
@@ -87,17 +101,40 @@ impl Place {
     }
 }
 
+impl Begun {
+    /// Goes on with what was begun, or begins with these lines.
+    fn write(&mut self, lines: Vec<u8>, mut to: impl io::Write) -> io::Result<()> {
+        if self.lines.is_empty() {
+            *self = Self { lines, written: 0 };
+        }
+        while let Some(rest) = self.lines.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match to.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => self.written += written,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        *self = Self::default();
+        Ok(())
+    }
+}
+
 /// A write that failed, of this process or an earlier one, may have left half a line: it gets an end.
 fn open_behind_a_line(path: &Path) -> io::Result<File> {
     let mut file = open(path)?;
-    let mut last = [b'\n'];
-    if let Some(before) = file.metadata()?.len().checked_sub(1) {
-        File::open(path)?.read_exact_at(&mut last, before)?;
-    }
-    if last != *b"\n" {
+    if !ends_in_a_line(path, file.metadata()?.len()) {
         file.write_all(b"\n")?;
     }
     Ok(file)
+}
+
+/// What may be written and not read gets an empty line at worst.
+fn ends_in_a_line(path: &Path, length: u64) -> bool {
+    let Some(before) = length.checked_sub(1) else { return true };
+    let mut last = [0];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, before));
+    read.is_ok() && last == *b"\n"
 }
 
 /// Opens a file that only grows, readable by nobody else.
@@ -121,15 +158,46 @@ pub fn holds_records(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::sink::{Config, Lines, Sink, To};
+    use crate::sink::{Batch, Config, Lines, Sink, To};
 
-    fn batch(line: &[u8]) -> Vec<Arc<Batch>> {
+    fn batch(line: &[u8]) -> Arc<Batch> {
         let mut batch = Batch::default();
         batch.push(line);
-        vec![Arc::new(batch)]
+        Arc::new(batch)
+    }
+
+    /// A pipe with room for so many bytes at a time, which then says that it is full.
+    struct Small(Vec<u8>, usize);
+
+    impl io::Write for Small {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = std::mem::take(&mut self.1).min(bytes.len());
+            self.0.extend_from_slice(&bytes[..room]);
+            if room == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(room) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The attack: what a full pipe took half of is glued to its own beginning, and counts as taken.
+    #[test]
+    fn what_a_pipe_took_half_of_is_gone_on_with() {
+        let (mut begun, mut pipe) = (Begun::default(), Small(Vec::new(), 0));
+        let lines = b"{\"seq\":1}\n{\"seq\":2}\n";
+        let tries = std::iter::repeat_with(|| {
+            pipe.1 = 7;
+            begun.write(lines.to_vec(), &mut pipe)
+        });
+        assert_eq!(tries.take_while(Result::is_err).count(), 2);
+        pipe.1 = 100;
+        begun.write(b"{\"seq\":3}\n".to_vec(), &mut pipe).unwrap();
+        assert_eq!(pipe.0, [&lines[..], b"{\"seq\":3}\n"].concat());
     }
 
     fn sink(path: &Path) -> Sink {
@@ -156,7 +224,7 @@ mod tests {
     #[test]
     fn a_full_disk_and_a_silent_one_are_failures_and_what_has_no_room_is_counted() {
         let mut full = sink(Path::new("/dev/full"));
-        full.push(&batch(b"{}\n")[0]);
+        full.push(&batch(b"{}\n"));
         fails_with(&full, "`/dev/full`: No space left on device");
         assert_eq!(full.handle().counts(), [0, 0, 0]);
         // A pipe that nobody reads is a disk that does not answer.
@@ -167,7 +235,7 @@ mod tests {
         let _reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let line = [&[b' '; 100_000][..], b"\n"].concat();
         for _ in 0..4 {
-            silent.push(&batch(&line)[0]);
+            silent.push(&batch(&line));
         }
         fails_with(&silent, "it has not answered for 1 seconds");
         assert_eq!(silent.take_lost().records, 2);
@@ -179,10 +247,10 @@ mod tests {
         let path = folder.path().join("witness");
         std::fs::write(&path, "{\"half\":").unwrap();
         let mut place = Place::File { path: path.clone(), file: None };
-        place.write(&batch(b"{}\n")).unwrap();
-        place.write(&batch(b"[]\n")).unwrap();
+        place.write(b"{}\n".to_vec()).unwrap();
+        place.write(b"[]\n".to_vec()).unwrap();
         let mut later = Place::File { path: path.clone(), file: None };
-        later.write(&batch(b"{}\n")).unwrap();
+        later.write(b"{}\n".to_vec()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"half\":\n{}\n[]\n{}\n");
     }
 }

@@ -86,7 +86,7 @@ impl Worker {
     fn deliver(&mut self, runtime: &Runtime, batches: &[Arc<Batch>]) -> Option<u64> {
         let lines: Vec<&[u8]> = batches.iter().flat_map(|batch| batch.lines()).collect();
         loop {
-            match self.send(runtime, batches, &lines) {
+            match self.send(runtime, &lines) {
                 Ok(()) => return Some(0),
                 Err(fault) if self.is_about_content(&fault) => break,
                 Err(fault) => self.rest(fault.why())?,
@@ -109,7 +109,7 @@ impl Worker {
                 stubs += self.deliver_last(runtime, part, false)?;
                 continue;
             }
-            match self.send(runtime, &[], part) {
+            match self.send(runtime, part) {
                 Ok(()) => {}
                 Err(fault) if !self.is_about_content(&fault) => {
                     self.rest(fault.why())?;
@@ -140,10 +140,10 @@ impl Worker {
         let stubs: Vec<_> = part.iter().map(|line| stub_of(line)).collect();
         let stubs: Vec<&[u8]> = stubs.iter().map(AsRef::as_ref).collect();
         loop {
-            if may_be_taken && self.send(runtime, &[], part).is_ok() {
+            if may_be_taken && self.send(runtime, part).is_ok() {
                 return Some(0);
             }
-            match self.send(runtime, &[], &stubs) {
+            match self.send(runtime, &stubs) {
                 Ok(()) => return Some(stubs.len() as u64),
                 // It takes nothing at all: it is away, or has a wrong token, a limit, a disk that is full.
                 Err(fault) => self.rest(fault.why())?,
@@ -162,14 +162,9 @@ impl Worker {
         }
     }
 
-    fn send(
-        &mut self,
-        runtime: &Runtime,
-        batches: &[Arc<Batch>],
-        lines: &[&[u8]],
-    ) -> Result<(), Fault> {
+    fn send(&mut self, runtime: &Runtime, lines: &[&[u8]]) -> Result<(), Fault> {
         let sent = runtime.block_on(async {
-            let sending = self.transport.send(batches, lines);
+            let sending = self.transport.send(lines);
             let silent = || format!("it has not answered for {} seconds", self.deadline.as_secs());
             let sent = tokio::time::timeout(self.deadline, sending).await;
             sent.unwrap_or_else(|_| Err(Fault::Away(silent())))
@@ -236,10 +231,9 @@ impl Transport {
         }
     }
 
-    /// Sends lines, which are those of the batches where there are any.
-    async fn send(&mut self, batches: &[Arc<Batch>], lines: &[&[u8]]) -> Result<(), Fault> {
+    async fn send(&mut self, lines: &[&[u8]]) -> Result<(), Fault> {
         match self {
-            Self::Local(local) => local.send(batches).await,
+            Self::Local(local) => local.send(lines).await,
             Self::Syslog(syslog) => syslog.send(lines).await,
             Self::Otlp(otlp) => otlp.send(lines).await,
         }
