@@ -119,7 +119,13 @@ pub fn read(
     let mut unread = Vec::new();
     let mut joining = Joining::default();
     let mut chain = None;
+    let mut last: Option<&Segment> = None;
     for segment in segments {
+        // The same file, compressed: it comes behind the one that is not, which is whole.
+        let same = (segment.name.chain, segment.name.number);
+        if last.replace(segment).is_some_and(|last| (last.name.chain, last.name.number) == same) {
+            continue;
+        }
         if chain.is_some_and(|chain| chain != segment.name.chain) {
             joining.end(tell);
         }

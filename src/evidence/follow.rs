@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::calls::{Call, Unread};
 use super::joining::Joining;
 use super::segments::{FindError, LineError, Lines, Segment, find};
-use crate::chain::ChainId;
+use crate::chain::{ChainId, SegmentName, head};
 
 /// Lines that cannot be read and are told in one turn.
 const UNREAD_MAX: usize = 100;
@@ -31,7 +31,20 @@ struct Place {
     offset: u64,
     /// Nothing more can come in that file.
     is_done: bool,
+    /// That the file cannot be read is told once.
+    is_told: bool,
+    /// The time of the first record that was read, if there are files before it.
+    since: Since,
     joining: Joining,
+}
+
+/// How far back a chain was read.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Since {
+    Beginning,
+    Time(String),
+    /// It has older files, and nothing was read yet.
+    Never,
 }
 
 impl Follow {
@@ -42,10 +55,22 @@ impl Follow {
     pub fn from_last(paths: &[PathBuf], files: usize) -> Result<Self, Vec<FindError>> {
         let first = |segments: Vec<Segment>| {
             let at = segments.len().saturating_sub(files);
-            segments.get(at).map(|segment| (segment.name.chain, Place::new(segment.name.number)))
+            let since = if at > 0 { Since::Never } else { Since::Beginning };
+            let place = |name: SegmentName| Place { since, ..Place::new(name.number) };
+            segments.get(at).map(|segment| (segment.name.chain, place(segment.name)))
         };
         let chains = by_chain(find(paths)?).into_values().filter_map(first).collect();
         Ok(Self { paths: paths.to_owned(), chains })
+    }
+
+    /// Whether all calls from that time on were read, as far as the files have them.
+    #[must_use]
+    pub fn reaches_back_to(&self, time: &str) -> bool {
+        self.chains.values().all(|place| match &place.since {
+            Since::Beginning => true,
+            Since::Time(since) => since.as_str() <= time,
+            Since::Never => false,
+        })
     }
 
     /// Tells what has come since the last turn: calls that ended or were refused, and once those that stay open for
@@ -59,9 +84,11 @@ impl Follow {
         tell: &mut dyn FnMut(Call),
     ) -> Result<Vec<Unread>, Vec<FindError>> {
         let mut unread = Vec::new();
-        // A file that is compressed meanwhile has another name: nothing behind it is read before it.
-        for _ in 0..LISTINGS_MAX {
-            if !self.read_new(is_wanted, tell, &mut unread)? {
+        // A file that is compressed meanwhile has another name, and a listing may miss one that is renamed: nothing
+        // behind it is read before it.
+        for again in (0..LISTINGS_MAX).rev() {
+            let segments = find(&self.paths)?;
+            if self.read_listed(segments, again == 0, is_wanted, tell, &mut unread) {
                 break;
             }
         }
@@ -69,49 +96,53 @@ impl Follow {
         Ok(unread)
     }
 
-    /// Whether a file was gone when it was to be read.
-    fn read_new(
-        &mut self,
-        is_wanted: &dyn Fn(&Call) -> bool,
-        tell: &mut dyn FnMut(Call),
-        unread: &mut Vec<Unread>,
-    ) -> Result<bool, Vec<FindError>> {
-        Ok(self.read_listed(find(&self.paths)?, is_wanted, tell, unread))
-    }
-
+    /// False when a file is not there that must come first; `skips` has it told instead.
     fn read_listed(
         &mut self,
         segments: Vec<Segment>,
+        skips: bool,
         is_wanted: &dyn Fn(&Call) -> bool,
         tell: &mut dyn FnMut(Call),
         unread: &mut Vec<Unread>,
     ) -> bool {
-        let files = by_chain(segments);
-        self.chains.retain(|chain, _| files.contains_key(chain));
-        let mut is_any_gone = false;
-        for files in files.into_values() {
+        let chains = by_chain(segments);
+        self.chains.retain(|chain, place| {
+            let is_here = chains.contains_key(chain);
+            if !is_here {
+                place.joining.end(tell);
+            }
+            is_here
+        });
+        let mut is_complete = true;
+        for files in chains.values() {
             let Some(first) = files.first() else { continue };
             let begins = || Place::new(first.name.number);
             let place = self.chains.entry(first.name.chain).or_insert_with(begins);
-            for file in &files {
+            for (at, file) in files.iter().enumerate() {
                 if file.name.number > place.number {
+                    if let Some(why) = place.missing_before(file.name.number) {
+                        if !skips {
+                            is_complete = false;
+                            break;
+                        }
+                        unread.push(Unread { path: file.path.clone(), offset: 0, why });
+                    }
                     place.move_to(file.name.number);
                 }
                 let is_here = file.name.number == place.number && !place.is_done;
-                if is_here && !place.read(file, is_wanted, tell, unread) {
-                    is_any_gone = true;
+                let is_last = at + 1 == files.len();
+                if is_here && !place.read(file, skips, is_last, is_wanted, tell, unread) {
+                    is_complete = false;
                     break;
                 }
             }
         }
-        is_any_gone
+        is_complete
     }
 
-    /// Nothing more is waited for: tells what is open.
-    pub fn end(mut self, tell: &mut dyn FnMut(Call)) {
-        for place in self.chains.values_mut() {
-            place.joining.end(tell);
-        }
+    /// Tells what is open now, at once.
+    pub fn tell_open(&mut self, tell: &mut dyn FnMut(Call)) {
+        self.chains.values_mut().for_each(|place| place.joining.tell_all_open(tell));
     }
 }
 
@@ -129,30 +160,54 @@ fn by_chain(segments: Vec<Segment>) -> BTreeMap<ChainId, Vec<Segment>> {
 
 impl Place {
     fn new(number: u32) -> Self {
-        Self { number, offset: 0, is_done: false, joining: Joining::following() }
+        let (since, joining) = (Since::Beginning, Joining::following());
+        Self { number, offset: 0, is_done: false, is_told: false, since, joining }
     }
 
     fn move_to(&mut self, number: u32) {
-        (self.number, self.offset, self.is_done) = (number, 0, false);
+        (self.number, self.offset, self.is_done, self.is_told) = (number, 0, false, false);
     }
 
-    /// False when the file is gone: what is behind it waits for the next listing.
+    /// What was not read before that file.
+    fn missing_before(&self, number: u32) -> Option<String> {
+        let (first, last) = (self.number + u32::from(self.is_done), number.saturating_sub(1));
+        let gone =
+            || format!("the end of file {first} before it was not read: it is not there any more");
+        match last.checked_sub(first)? {
+            0 if !self.is_done => Some(gone()),
+            _ => {
+                Some(format!("files {first} to {last} before it were not read: they are not there"))
+            }
+        }
+    }
+
+    /// False when the file cannot be read now, and what is behind it has to wait.
     fn read(
         &mut self,
         file: &Segment,
+        skips: bool,
+        is_last: bool,
         is_wanted: &dyn Fn(&Call) -> bool,
         tell: &mut dyn FnMut(Call),
         unread: &mut Vec<Unread>,
     ) -> bool {
         let offset = self.offset;
-        let Err(error) = self.read_lines(file, is_wanted, tell, unread) else { return true };
+        let Err(error) = self.read_lines(file, is_wanted, tell, unread) else {
+            self.is_told = false;
+            return true;
+        };
+        let is_of_now = matches!(&error, LineError::Read(_)) && !file.name.compressed;
         let is_gone =
             matches!(&error, LineError::Read(error) if error.kind() == io::ErrorKind::NotFound);
-        if !is_gone {
-            self.is_done = true;
+        if (is_of_now || is_gone) && !skips {
+            return false;
+        }
+        if !std::mem::replace(&mut self.is_told, true) {
             unread.push(Unread { path: file.path.clone(), offset, why: error.to_string() });
         }
-        !is_gone
+        // The last one is tried again at the next turn.
+        self.is_done = !(is_of_now && is_last);
+        true
     }
 
     /// Whole lines only: one that is being written comes again.
@@ -169,6 +224,11 @@ impl Place {
             if !line.is_whole {
                 break;
             }
+            if self.since == Since::Never {
+                let time = head(line.bytes).map(|head| head.time.to_owned());
+                self.since = time.map_or(Since::Never, Since::Time);
+            }
+            let is_end = head(line.bytes).is_some_and(|head| head.kind == "segment.end");
             let taken = self.joining.take_line(file.name.chain, line.bytes, is_wanted, tell);
             let offset = begins + line.offset;
             if let Err(why) = taken
@@ -177,8 +237,9 @@ impl Place {
                 unread.push(Unread { path: file.path.clone(), offset, why });
             }
             self.offset = offset + line.bytes.len() as u64 + 1;
+            self.is_done = is_end;
         }
-        self.is_done = file.name.compressed;
+        self.is_done |= file.name.compressed;
         Ok(())
     }
 }
@@ -229,8 +290,43 @@ mod tests {
         let mut told = Vec::new();
         let (all, mut unread) = (|_: &Call| true, Vec::new());
         let mut tell = |call: Call| told.push(call.seq);
-        assert!(follow.read_listed(listed, &all, &mut tell, &mut unread));
+        assert!(!follow.read_listed(listed, false, &all, &mut tell, &mut unread));
         assert!(follow.turn(&all, &mut tell).unwrap().is_empty() && unread.is_empty());
         assert_eq!(told, [1, 2]);
+    }
+
+    /// The attack: files that retention takes while a tail lags behind are passed over without a word.
+    #[test]
+    fn a_file_that_is_gone_before_it_was_read_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |number: u32, kind: &str| {
+            let name = format!("audit-1790000000123-9f86d081884c7d65-{number:06}.jsonl");
+            let line = format!(
+                "{{\"v\":1,\"seq\":{number},\"time\":\"2027-01-15T08:00:00.000000Z\",\"type\":\"{kind}\",\"verdict\":\"deny\"}}\n"
+            );
+            std::fs::write(folder.path().join(&name), line).unwrap();
+            folder.path().join(name)
+        };
+        let first = write(1, "segment.end");
+        let paths = [folder.path().to_owned()];
+        let mut follow = Follow::from_last(&paths, 1).unwrap();
+        let mut told = Vec::new();
+        let mut turn = |follow: &mut Follow| {
+            let unread = follow.turn(&|_| true, &mut |call| told.push(call.seq)).unwrap();
+            unread.into_iter().map(|unread| unread.why).collect::<Vec<_>>()
+        };
+        assert!(turn(&mut follow).is_empty());
+        // Its end was seen: that it goes hides nothing.
+        std::fs::remove_file(first).unwrap();
+        let second = write(2, "decision");
+        assert!(turn(&mut follow).is_empty());
+        std::fs::remove_file(second).unwrap();
+        let third = write(3, "decision");
+        assert!(turn(&mut follow)[0].contains("the end of file 2 before it was not read"));
+        std::fs::remove_file(third).unwrap();
+        write(6, "decision");
+        assert!(turn(&mut follow)[0].contains("files 3 to 5 before it were not read"));
+        assert!(turn(&mut follow).is_empty());
+        assert_eq!(told, [2, 3, 6]);
     }
 }

@@ -73,6 +73,14 @@ impl Joining {
         recent.last_turn = std::mem::take(&mut recent.this_turn);
     }
 
+    /// Tells every call that is open, and none of them again before its end.
+    pub(super) fn tell_all_open(&mut self, tell: &mut dyn FnMut(Call)) {
+        for (_, call) in self.open.values() {
+            tell(Call { is_open: true, ..call.clone() });
+        }
+        self.recent = self.recent.take().map(|_| Recent::default());
+    }
+
     fn take(
         &mut self,
         chain: ChainId,

@@ -103,7 +103,7 @@ async fn a_call_that_stays_open_is_shown_at_once_and_at_its_end() {
     let lock = LockRequest { name: "/tenants/acme/lock".into(), lease: 0 };
     let path = "/v3lockpb.Lock/Lock";
     assert_eq!(acme.unary(path, &lock).await.grpc_status, Some(0));
-    let tail = Tail::start(bench.log().to_str().unwrap(), &["-n", "0", "--rpc", "Lock"]);
+    let tail = Tail::start(bench.log().to_str().unwrap(), &["-n", "1", "--rpc", "Lock"]);
     let waits = tokio::spawn({
         let acme = acme.clone();
         async move { acme.unary(path, &lock).await }

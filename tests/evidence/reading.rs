@@ -72,7 +72,13 @@ async fn a_log_answers_who_did_what_to_which_key() {
     story.check(&["query", "--rpc", "Put", "--principal", "*globex*"], 0, head + 1, &["deny"]);
     story.check(&["query", "--principal", "tenant"], 0, head + 5, &["Range"]);
     story.check(&["query", "--source", "127.0.0.1"], 0, head + 5, &[]);
-    story.check(&["query", "--since", "1h", "--until", "1970-01-01T00:00:00Z"], 1, 0, &[]);
+    story.check(&["query", "--until", "1970-01-01T00:00:00Z"], 1, 1, &["no call fits"]);
+    // What can never fit is a slip, and no answer.
+    story.check(&["query", "--since", "1h", "--until", "2h"], 2, 2, &["`--until` is not after it"]);
+    for (option, wrong) in [("--verb", "gett"), ("--source", "127.0.0.1:2379")] {
+        let (code, said) = ringfence(&["audit", "query", option, wrong, &story.log]);
+        assert!(code == 2 && said.contains("invalid value"), "{said}");
+    }
     story.check(&["query", "--verdict", "deny", "--json"], 0, 1, &["\"reason\":\"no_rule\""]);
     story.check(&["query", "--csv", "--verb", "put"], 0, head + 3, &["time,verdict", "\\u{202e}"]);
     story.check(&["blame", "/tenants/acme/second"], 0, 10, &["after that perhaps", "DeleteRange"]);
@@ -80,6 +86,11 @@ async fn a_log_answers_who_did_what_to_which_key() {
     // Whether the range that was deleted still held it, no record says.
     let blamed = ["KV/Put", "revision 2", "perhaps", "DeleteRange", "1 tries were denied"];
     story.check(&["blame", KEY], 0, 19, &blamed);
+    // A file that is there compressed as well counts once.
+    let file = &crate::support::audit_files(std::path::Path::new(&story.log))[0];
+    let packed = zstd::encode_all(&fs::read(file).unwrap()[..], 1).unwrap();
+    fs::write(file.with_extension("jsonl.zst"), packed).unwrap();
+    story.check(&["query", "--verb", "put"], 0, head + 3, &[]);
     let (code, said) = ringfence(&["audit", "top", "-n", "1", &story.log]);
     assert_eq!(code, 0, "{said}");
     for expected in ["calls by principal:", "uri.path.2=acme", "denied and refused:", "no_rule"] {

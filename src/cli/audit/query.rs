@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use super::progress::Progress;
-use super::question::{Asked, Naming, Which, files};
+use super::question::{Asked, Naming, Which, complain_none, files};
 use super::show::{Form, Printer};
 use super::{COULD_NOT, complain_unread};
 use crate::cli::complain;
@@ -51,6 +51,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     progress.end();
     drop(printer.flush());
     question.complain();
+    complain_none(printer.printed);
     if complain_unread(&unread) {
         ExitCode::from(COULD_NOT)
     } else if printer.printed == 0 {

@@ -1,6 +1,7 @@
 //! What `query` and `top` are asked, read from the command line.
 
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,11 +10,15 @@ use time::{OffsetDateTime, UtcOffset};
 
 use crate::cli::complain;
 use crate::clock;
+use crate::etcd::{KeyVerb, LeaseUse, StoreVerb};
 use crate::evidence::calls::Call;
 use crate::evidence::keys::AskedKey;
 use crate::evidence::question::{Fits, Question};
 use crate::evidence::{Segment, find};
 use crate::keyed_hash::KeyedHash;
+
+/// What a stream of watches asks for beside a range.
+const WATCH_VERBS: [&str; 2] = ["watch.cancel", "watch.progress"];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Which {
@@ -32,7 +37,7 @@ pub(super) struct Which {
     #[arg(long)]
     prefix: Option<String>,
     /// get, list, watch, put, delete, lease.grant, ...
-    #[arg(long)]
+    #[arg(long, value_parser = verb)]
     verb: Option<String>,
     /// What was decided
     #[arg(long, value_parser = ["allow", "deny", "refuse"])]
@@ -41,7 +46,7 @@ pub(super) struct Which {
     #[arg(long, value_name = "PATTERN")]
     rpc: Option<glob::Pattern>,
     /// The client's address, without its port
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     source: Option<String>,
     /// From then on: 2027-01-15T08:00:00Z, or so long ago: 90s, 15m, 2h, 7d
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -82,8 +87,16 @@ impl Naming {
 
 impl Which {
     /// # Errors
-    /// When the hash key cannot be read.
+    /// When the hash key cannot be read, or no call could ever fit.
     pub(super) fn question(&self) -> Result<Question, String> {
+        if let (Some(since), Some(until)) = (&self.since, &self.until)
+            && since >= until
+        {
+            return Err(format!(
+                "error: `--since` is {since}, and `--until` is not after it: {until}\n  hint: a span such as 2h \
+                 counts back from now, so --since has the longer one"
+            ));
+        }
         let hash = self.hashes.read()?;
         let key = self.key.clone().map(|key| AskedKey::new(key.into_bytes(), hash.as_ref()));
         Ok(Question {
@@ -160,6 +173,11 @@ impl Asked {
         call
     }
 
+    /// Whether the answer leaves something open.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.unnamed.get() + self.perhaps.get() > 0
+    }
+
     /// What the answer does not tell.
     pub(super) fn complain(&self) {
         complain_unnamed(self.unnamed.get());
@@ -169,6 +187,13 @@ impl Asked {
                 "note: {perhaps} of them only perhaps touch it; --hash-key FILE tells hashed keys"
             ));
         }
+    }
+}
+
+/// Says that nothing was found, which an empty answer may also mean otherwise.
+pub(super) fn complain_none(found: u64) {
+    if found == 0 {
+        complain("note: no call fits");
     }
 }
 
@@ -195,6 +220,27 @@ pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<Segment>, Vec<String>> {
         )]);
     }
     Ok(segments)
+}
+
+/// A verb as records have it.
+fn verb(text: &str) -> Result<String, String> {
+    let keys = KeyVerb::ALL.iter().map(|verb| verb.name());
+    let leases = LeaseUse::ALL.iter().map(|usage| usage.name());
+    let stores = StoreVerb::ALL.iter().map(|verb| verb.name());
+    let known: Vec<&str> = keys.chain(leases).chain(stores).chain(WATCH_VERBS).collect();
+    if known.contains(&text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("one of {}", known.join(", ")))
+    }
+}
+
+/// An address without its port, as records show it.
+fn address(text: &str) -> Result<String, String> {
+    let address = text.trim_matches(['[', ']']).parse::<IpAddr>();
+    address
+        .map(|address| address.to_string())
+        .map_err(|_| "no IP address, such as 10.0.0.7 or fd00::7; the port is left out".to_owned())
 }
 
 /// A time as records show it, so that times compare as texts.

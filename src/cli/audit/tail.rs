@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::question::{Asked, Naming, Which, files};
+use super::question::{Asked, Naming, Which, complain_none, files};
 use super::show::{Form, Printer};
 use super::{COULD_NOT, complain_unread};
 use crate::cli::complain;
@@ -28,8 +28,8 @@ pub(super) struct Arguments {
     /// How many calls at first, the last that fit
     #[arg(short = 'n', long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=LINES_MAX))]
     lines: u32,
-    /// Go on with the calls that come, across rotation and restarts, until interrupted; one that stays open for a second
-    /// is shown at once, and again at its end
+    /// Go on with the calls that come, as they end, across rotation and restarts, until interrupted; one that stays open
+    /// is shown within a second, and again at its end
     #[arg(short, long)]
     follow: bool,
 }
@@ -51,23 +51,18 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(COULD_NOT);
         }
     };
-    let Start { follow, question, mut last, unread } = start;
+    let Start { follow, question, last, unread } = start;
     let is_unread = complain_unread(&unread);
     let mut printer = Printer::new(&arguments.form);
-    let mut follow = Some(follow);
-    if !arguments.follow
-        && let Some(follow) = follow.take()
-    {
-        follow.end(&mut |call| keep(&mut last, call, arguments.lines));
-    }
     for call in last {
         drop(printer.print(&arguments.naming.name(question.mark(call))));
     }
     drop(printer.flush());
-    if let Some(follow) = follow {
+    question.complain();
+    if arguments.follow {
         return go_on(follow, &question, arguments, printer);
     }
-    question.complain();
+    complain_none(printer.printed);
     match (is_unread, printer.printed) {
         (true, _) => ExitCode::from(COULD_NOT),
         (false, 0) => ExitCode::FAILURE,
@@ -86,7 +81,11 @@ fn start(arguments: &Arguments) -> Result<Start, Vec<String>> {
         let mut last = VecDeque::new();
         let mut tell = |call| keep(&mut last, call, arguments.lines);
         let unread = follow.turn(&|call| question.takes(call), &mut tell).map_err(shown)?;
-        if last.len() >= arguments.lines as usize || count >= all {
+        follow.tell_open(&mut tell);
+        let is_enough = last.len() >= arguments.lines as usize;
+        // One chain alone may have enough, and another newer ones in a file before its last.
+        let reaches = |first: &Call| follow.reaches_back_to(&first.time);
+        if is_enough && last.front().is_none_or(reaches) || count >= all {
             return Ok(Start { follow, question, last, unread });
         }
         count = count.saturating_mul(2);
@@ -110,6 +109,7 @@ fn go_on(
     mut printer: Printer<'_>,
 ) -> ExitCode {
     let mut was_told = Vec::new();
+    let mut was_doubtful = question.is_doubtful();
     loop {
         std::thread::sleep(TURN);
         let mut written = Ok(());
@@ -131,6 +131,9 @@ fn go_on(
                 }
                 was_told = faults;
             }
+        }
+        if question.is_doubtful() && !std::mem::replace(&mut was_doubtful, true) {
+            question.complain();
         }
         if written.and_then(|()| printer.flush()).is_err() {
             return ExitCode::SUCCESS;

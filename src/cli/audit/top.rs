@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::process::ExitCode;
 
 use super::progress::Progress;
-use super::question::{Asked, Naming, Which, files};
+use super::question::{Asked, Naming, Which, complain_none, files};
 use super::show::table_line;
 use super::{COULD_NOT, complain_unread};
 use crate::cli::{complain, say};
@@ -106,6 +106,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         say(&format!("{latency:>10}  {}", table_line(call)));
     }
     question.complain();
+    complain_none(u64::from(found));
     if complain_unread(&unread) {
         ExitCode::from(COULD_NOT)
     } else if found {
