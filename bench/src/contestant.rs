@@ -28,7 +28,7 @@ pub enum Contestant {
     RingfenceUnrecorded,
     /// Audit `blocking`
     RingfenceBlocking,
-    /// Audit `blocking`, with a signed checkpoint every second or thousand records
+    /// Audit `blocking`, with a signed checkpoint every second or ten thousand records
     RingfenceSealed,
 }
 

@@ -1,7 +1,7 @@
 //! The one thread that writes: it takes what is queued, writes, syncs, and tells the cores.
 //!
-//! In `blocking` it takes up the next batch as soon as the disk has kept the last (group commit). In
-//! `buffered` it rests in between. When the disk refuses it holds its batch and tries again.
+//! In `blocking` it takes up the next batch when the disk has kept the last (group commit), and holds it back a little
+//! for calls that are likely to come. In `buffered` it rests in between. When the disk refuses it holds its batch and tries again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
