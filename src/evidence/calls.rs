@@ -118,18 +118,16 @@ pub fn read(
 ) -> Vec<Unread> {
     let mut unread = Vec::new();
     let mut joining = Joining::default();
-    let mut chain = None;
-    let mut last: Option<&Segment> = None;
+    let mut last = None;
     for segment in segments {
-        // The same file, compressed: it comes behind the one that is not, which is whole.
-        let same = (segment.name.chain, segment.name.number);
-        if last.replace(segment).is_some_and(|last| (last.name.chain, last.name.number) == same) {
-            continue;
-        }
-        if chain.is_some_and(|chain| chain != segment.name.chain) {
+        // The same file again: compressed, or a copy. One of the two may have less; no record counts twice.
+        let file = (segment.name.chain, segment.name.number);
+        let before = last.replace(file);
+        if before.is_some_and(|(chain, _)| chain != segment.name.chain) {
             joining.end(tell);
+            joining = Joining::default();
         }
-        chain = Some(segment.name.chain);
+        joining.skip_known(before == Some(file));
         let fault = match segment.lines(progress) {
             Ok(lines) => read_file(segment, lines, &mut joining, is_wanted, tell, &mut unread),
             Err(error) => Err(unread_at(segment, 0, error.to_string())),

@@ -2,7 +2,7 @@
 //!
 //! It holds no file open between turns, and remembers of each chain only where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 
@@ -54,7 +54,9 @@ impl Follow {
     /// All that cannot be looked into.
     pub fn from_last(paths: &[PathBuf], files: usize) -> Result<Self, Vec<FindError>> {
         let first = |segments: Vec<Segment>| {
-            let at = segments.len().saturating_sub(files);
+            let numbers: BTreeSet<u32> = segments.iter().map(|file| file.name.number).collect();
+            let number = *numbers.iter().rev().take(files).next_back()?;
+            let at = segments.iter().position(|file| file.name.number == number)?;
             let since = if at > 0 { Since::Never } else { Since::Beginning };
             let place = |name: SegmentName| Place { since, ..Place::new(name.number) };
             segments.get(at).map(|segment| (segment.name.chain, place(segment.name)))
@@ -106,6 +108,28 @@ impl Follow {
         unread: &mut Vec<Unread>,
     ) -> bool {
         let chains = by_chain(segments);
+        let mut is_complete = true;
+        // One that a listing missed would be read from its beginning again.
+        if self.chains.keys().any(|chain| !chains.contains_key(chain)) {
+            is_complete = false;
+            if skips {
+                self.forget_others(&chains, tell);
+            }
+        }
+        for files in chains.values() {
+            let Some(first) = files.first() else { continue };
+            let begins = || Place::new(first.name.number);
+            let place = self.chains.entry(first.name.chain).or_insert_with(begins);
+            is_complete &= place.read_files(files, skips, is_wanted, tell, unread);
+        }
+        is_complete
+    }
+
+    fn forget_others(
+        &mut self,
+        chains: &BTreeMap<ChainId, Vec<Segment>>,
+        tell: &mut dyn FnMut(Call),
+    ) {
         self.chains.retain(|chain, place| {
             let is_here = chains.contains_key(chain);
             if !is_here {
@@ -113,31 +137,6 @@ impl Follow {
             }
             is_here
         });
-        let mut is_complete = true;
-        for files in chains.values() {
-            let Some(first) = files.first() else { continue };
-            let begins = || Place::new(first.name.number);
-            let place = self.chains.entry(first.name.chain).or_insert_with(begins);
-            for (at, file) in files.iter().enumerate() {
-                if file.name.number > place.number {
-                    if let Some(why) = place.missing_before(file.name.number) {
-                        if !skips {
-                            is_complete = false;
-                            break;
-                        }
-                        unread.push(Unread { path: file.path.clone(), offset: 0, why });
-                    }
-                    place.move_to(file.name.number);
-                }
-                let is_here = file.name.number == place.number && !place.is_done;
-                let is_last = at + 1 == files.len();
-                if is_here && !place.read(file, skips, is_last, is_wanted, tell, unread) {
-                    is_complete = false;
-                    break;
-                }
-            }
-        }
-        is_complete
     }
 
     /// Tells what is open now, at once.
@@ -146,16 +145,21 @@ impl Follow {
     }
 }
 
-/// The files of each chain in their order; of one that is there twice the one that is not compressed, which is whole.
+/// The files of each chain in their order; one that is there compressed as well comes twice, the compressed one last.
 fn by_chain(segments: Vec<Segment>) -> BTreeMap<ChainId, Vec<Segment>> {
     let mut chains: BTreeMap<ChainId, Vec<Segment>> = BTreeMap::new();
     for segment in segments {
-        let files = chains.entry(segment.name.chain).or_default();
-        if files.last().is_none_or(|last| last.name.number != segment.name.number) {
-            files.push(segment);
-        }
+        chains.entry(segment.name.chain).or_default().push(segment);
     }
     chains
+}
+
+/// Whether a file has a whole line.
+fn has_a_line(file: &Segment) -> bool {
+    let line = |mut lines: Lines<Box<dyn BufRead>>| {
+        lines.next_line().is_ok_and(|line| line.is_some_and(|line| line.is_whole))
+    };
+    behind(file, 0).is_ok_and(|lines| lines.is_some_and(line))
 }
 
 impl Place {
@@ -168,13 +172,55 @@ impl Place {
         (self.number, self.offset, self.is_done, self.is_told) = (number, 0, false, false);
     }
 
+    /// False when a file is not there that must come first; `skips` has it told instead.
+    fn read_files(
+        &mut self,
+        files: &[Segment],
+        skips: bool,
+        is_wanted: &dyn Fn(&Call) -> bool,
+        tell: &mut dyn FnMut(Call),
+        unread: &mut Vec<Unread>,
+    ) -> bool {
+        let last = files.last().map_or(0, |file| file.name.number);
+        for file in files {
+            if file.name.number > self.number {
+                // The next file is made before the end of this one is written, and has its first line behind it.
+                let here = self.number;
+                let current = || files.iter().filter(|file| file.name.number == here);
+                if !self.is_done && current().next().is_some() && !has_a_line(file) {
+                    return true;
+                }
+                for current in current() {
+                    let is_open = !self.is_done;
+                    if is_open && !self.read(current, skips, false, is_wanted, tell, unread) {
+                        return false;
+                    }
+                }
+                if let Some(why) = self.missing_before(file.name.number) {
+                    if !skips {
+                        return false;
+                    }
+                    unread.push(Unread { path: file.path.clone(), offset: 0, why });
+                }
+                self.move_to(file.name.number);
+            }
+            let is_last = file.name.number == last;
+            let is_here = file.name.number == self.number && !self.is_done;
+            if is_here && !self.read(file, skips, is_last, is_wanted, tell, unread) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// What was not read before that file.
     fn missing_before(&self, number: u32) -> Option<String> {
         let (first, last) = (self.number + u32::from(self.is_done), number.saturating_sub(1));
-        let gone =
-            || format!("the end of file {first} before it was not read: it is not there any more");
         match last.checked_sub(first)? {
-            0 if !self.is_done => Some(gone()),
+            0 if !self.is_done => Some(format!(
+                "what was behind byte {} of file {first} was not read: it has no end, or is gone",
+                self.offset
+            )),
             _ => {
                 Some(format!("files {first} to {last} before it were not read: they are not there"))
             }
@@ -322,7 +368,7 @@ mod tests {
         assert!(turn(&mut follow).is_empty());
         std::fs::remove_file(second).unwrap();
         let third = write(3, "decision");
-        assert!(turn(&mut follow)[0].contains("the end of file 2 before it was not read"));
+        assert!(turn(&mut follow)[0].contains("of file 2 was not read"));
         std::fs::remove_file(third).unwrap();
         write(6, "decision");
         assert!(turn(&mut follow)[0].contains("files 3 to 5 before it were not read"));

@@ -24,6 +24,10 @@ pub(super) struct Joining {
     open: BTreeMap<u64, (Key, Call)>,
     by_call: HashMap<Key, u64>,
     recent: Option<Recent>,
+    /// The highest number of a record that was read.
+    last: u64,
+    /// Records up to that one were read before.
+    known: u64,
 }
 
 /// Calls, by their sequence numbers, that were decided since the last turn of who follows, and before.
@@ -37,6 +41,11 @@ impl Joining {
     /// One that can tell calls before they end.
     pub(super) fn following() -> Self {
         Self { recent: Some(Recent::default()), ..Self::default() }
+    }
+
+    /// From now on records that were read before are passed over, or none is.
+    pub(super) const fn skip_known(&mut self, skips: bool) {
+        self.known = if skips { self.last } else { 0 };
     }
 
     /// Takes a line, which may be any.
@@ -53,6 +62,10 @@ impl Joining {
         // Only these are about calls; the rest of a large log is not taken apart.
         let about = ["decision", "outcome", "connection.open", "connection.close"];
         let head = head(line).ok_or("it does not begin like a record")?;
+        if head.sequence <= self.known {
+            return Ok(());
+        }
+        self.last = self.last.max(head.sequence);
         if about.contains(&head.kind) {
             let record = serde_json::from_slice(line).map_err(|error| error.to_string())?;
             self.take(chain, &record, is_wanted, tell);

@@ -1,5 +1,7 @@
 //! What is asked of a log: which calls, who last wrote a key.
 
+use std::net::IpAddr;
+
 use super::calls::{Call, KeyTouch};
 use super::keys::{AskedKey, Holds};
 
@@ -64,9 +66,7 @@ impl Question {
         };
         let source = |wanted: &String| {
             let address = call.source.as_deref().and_then(|source| source.rsplit_once(':'));
-            address.is_some_and(|(address, _)| {
-                address.trim_matches(['[', ']']) == wanted.trim_matches(['[', ']'])
-            })
+            address.is_some_and(|(address, _)| plain(address) == plain(wanted))
         };
         let rpc = |pattern: &glob::Pattern| {
             let method = call.rpc.rsplit('/').next().unwrap_or_default();
@@ -99,6 +99,12 @@ impl Question {
             Holds::No => Fits::No,
         }
     }
+}
+
+/// An address as one text, whichever way it is written: 10.0.0.7 and ::ffff:10.0.0.7 are one host.
+fn plain(address: &str) -> String {
+    let bare = address.trim_matches(['[', ']']);
+    bare.parse::<IpAddr>().map_or_else(|_| bare.to_owned(), |ip| ip.to_canonical().to_string())
 }
 
 /// Who last wrote or deleted a key.

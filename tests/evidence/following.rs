@@ -41,9 +41,10 @@ impl Tail {
     }
 
     fn expect(&self, key: &str) {
-        let call = self.next();
+        // Its end may come late on a busy machine: then it is shown twice.
+        let mut calls = std::iter::repeat_with(|| self.next()).take(2);
+        let call = calls.find(|call| call["is_open"] != true).expect("its end");
         assert_eq!(call["touches"][0], format!("put {key}"), "{call}");
-        assert_eq!(call["is_open"], Value::Null, "{call}");
     }
 }
 

@@ -72,6 +72,7 @@ async fn a_log_answers_who_did_what_to_which_key() {
     story.check(&["query", "--rpc", "Put", "--principal", "*globex*"], 0, head + 1, &["deny"]);
     story.check(&["query", "--principal", "tenant"], 0, head + 5, &["Range"]);
     story.check(&["query", "--source", "127.0.0.1"], 0, head + 5, &[]);
+    story.check(&["query", "--source", "::ffff:127.0.0.1"], 0, head + 5, &[]);
     story.check(&["query", "--until", "1970-01-01T00:00:00Z"], 1, 1, &["no call fits"]);
     // What can never fit is a slip, and no answer.
     story.check(&["query", "--since", "1h", "--until", "2h"], 2, 2, &["`--until` is not after it"]);
@@ -91,6 +92,13 @@ async fn a_log_answers_who_did_what_to_which_key() {
     let packed = zstd::encode_all(&fs::read(file).unwrap()[..], 1).unwrap();
     fs::write(file.with_extension("jsonl.zst"), packed).unwrap();
     story.check(&["query", "--verb", "put"], 0, head + 3, &[]);
+    // The attack: half a copy beside the whole, so that what the half lacks is not shown.
+    let whole = fs::read(file).unwrap();
+    let half: Vec<u8> =
+        whole.split_inclusive(|byte| *byte == b'\n').take(2).flatten().copied().collect();
+    fs::write(file, half).unwrap();
+    story.check(&["query", "--verb", "put"], 0, head + 3, &[]);
+    fs::write(file, whole).unwrap();
     let (code, said) = ringfence(&["audit", "top", "-n", "1", &story.log]);
     assert_eq!(code, 0, "{said}");
     for expected in ["calls by principal:", "uri.path.2=acme", "denied and refused:", "no_rule"] {

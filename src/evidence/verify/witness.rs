@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::chain::Followed;
 use super::{Finding, Report, What, removed};
 use crate::chain::{ChainId, LineHash};
-use crate::evidence::segments::Lines;
+use crate::evidence::segments::{LineError, Lines};
 
 /// The records that it knows, by chain.
 #[derive(Debug, Default)]
@@ -32,7 +32,17 @@ impl Witness {
         let file = File::open(path).map_err(|error| fault(error.to_string()))?;
         let mut lines = Lines::new(BufReader::new(file));
         let mut witness = Self::default();
-        while let Some(line) = lines.next_line().map_err(|error| fault(error.to_string()))? {
+        loop {
+            let line = match lines.next_line() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                // No record is that long; what is behind it still counts.
+                Err(LineError::TooLong { .. }) => {
+                    witness.unread += 1;
+                    continue;
+                }
+                Err(LineError::Read(error)) => return Err(fault(error.to_string())),
+            };
             let record: Option<Value> = serde_json::from_slice(line.bytes).ok();
             let place = record.as_ref().and_then(|record| {
                 let chain: ChainId = record.get("chain")?.as_str()?.parse().ok()?;
