@@ -60,9 +60,14 @@ impl Loader<'_> {
     /// that seals it, the one that hashes, nor the place that shows what was cut off.
     pub(super) fn path_outside_log(&self, text: &Located<String>, log: Option<&Path>) -> PathBuf {
         let path = self.folder.join(&text.value);
-        // A link elsewhere counts as where it leads.
-        let real = resolved(&path);
-        if log.is_some_and(|log| real.starts_with(resolved(log))) {
+        // Neither the file nor a link to it: who can write there would lead it elsewhere.
+        let beside = path.parent().map_or_else(PathBuf::new, resolved);
+        let beside = beside.join(path.file_name().unwrap_or_default());
+        let lies_in = |log: &Path| {
+            let log = resolved(log);
+            beside.starts_with(&log) || resolved(&path).starts_with(&log)
+        };
+        if log.is_some_and(lies_in) {
             let what = format!("`{}` lies in the folder of the log", text.value);
             let hint = "whoever has the log would have it, too: another folder";
             self.problems.error(&text.location, what, hint);
