@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use tokio::task::JoinHandle;
 
 use super::worker::Fault;
+use crate::chain::SegmentName;
 
 /// How every line of a log begins.
 const LINE_BEGINS: &[u8] = b"{\"v\":";
@@ -25,7 +26,10 @@ pub(super) struct Local {
 #[derive(Debug)]
 enum Place {
     /// What was begun is gone on with: a pipe cannot take it back.
-    Stdout(Begun),
+    Stdout {
+        begun: Begun,
+        file: Option<File>,
+    },
     File {
         path: PathBuf,
         file: Option<File>,
@@ -41,7 +45,8 @@ struct Begun {
 
 impl Local {
     pub(super) fn stdout() -> Self {
-        Self { place: Some(Place::Stdout(Begun::default())), writing: None }
+        let place = Place::Stdout { begun: Begun::default(), file: None };
+        Self { place: Some(place), writing: None }
     }
 
     pub(super) const fn file(path: PathBuf) -> Self {
@@ -52,10 +57,14 @@ impl Local {
     /// After a failure it must be given the same lines again, until it has them.
     pub(super) async fn send(&mut self, lines: &[&[u8]]) -> Result<(), Fault> {
         if let Some(mut place) = self.place.take() {
-            let ended = |line: &&[u8]| [line, &b"\n"[..]].concat();
-            let lines: Vec<u8> = lines.iter().flat_map(ended).collect();
+            let bytes = lines.iter().map(|line| line.len() + 1).sum();
+            let mut joined = Vec::with_capacity(bytes);
+            for line in lines {
+                joined.extend_from_slice(line);
+                joined.push(b'\n');
+            }
             self.writing = Some(tokio::task::spawn_blocking(move || {
-                let written = place.write(lines);
+                let written = place.write(joined);
                 (place, written)
             }));
         }
@@ -74,17 +83,21 @@ impl Local {
 impl Place {
     fn name(&self) -> String {
         match self {
-            Self::Stdout(_) => "standard output".to_owned(),
+            Self::Stdout { .. } => "standard output".to_owned(),
             Self::File { path, .. } => format!("`{}`", path.display()),
         }
     }
 
     fn write(&mut self, lines: Vec<u8>) -> io::Result<()> {
         match self {
-            Self::Stdout(begun) => {
-                // Not through the standard library's buffer, which says of a failure not how far it came.
-                let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-                begun.write(lines, &stdout)
+            Self::Stdout { begun, file } => {
+                // Not through the standard library's buffer, which says of a failure not how far it came. One copy of
+                // the descriptor for good: there may be none left when it is needed.
+                let stdout = match file.take() {
+                    Some(file) => file,
+                    None => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+                };
+                begun.write(lines, file.insert(stdout))
             }
             Self::File { path, file } => {
                 let mut opened = match file.take() {
@@ -145,14 +158,19 @@ pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
-/// Whether a file is empty, or begins as the lines of a log do: another one must not be written into.
+/// Whether a file is empty, or begins as the lines of a log do, and is none of a log itself: another one must not be
+/// written into.
 #[must_use]
 pub fn holds_records(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    if name.is_some_and(|name| name.parse::<SegmentName>().is_ok()) {
+        return false;
+    }
     let mut begins = [0; LINE_BEGINS.len()];
     let read = File::open(path).and_then(|file| file.read_at(&mut begins, 0));
-    // What may be written and not read says nothing of what it holds.
-    let begins = read.ok().and_then(|read| begins.get(..read));
-    begins.is_some_and(|begins| LINE_BEGINS.starts_with(begins))
+    // What may be appended to and not read is taken: nothing of it can be given away by mistake.
+    let Ok(read) = read else { return true };
+    begins.get(..read).is_some_and(|begins| LINE_BEGINS.starts_with(begins))
 }
 
 #[cfg(test)]

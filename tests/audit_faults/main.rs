@@ -61,14 +61,14 @@ async fn failing(fault: &'static str, faults: &str) -> Row {
 
 async fn slow() -> Row {
     let scene = Scene::start(64, |_| String::new()).await;
-    scene.fail("slow 300\n");
+    scene.fail("slow 100\n");
     scene.serves();
     assert_eq!(scene.load.count(14), 0, "slow is not broken");
     scene.fail("slow 3000\n");
     scene.refuses().await;
     scene.fail("");
     scene.serves();
-    scene.end("a disk that takes 0.3, then 3 seconds to sync", "").await
+    scene.end("a disk that takes 0.1, then 3 seconds to sync", "").await
 }
 
 async fn clock_set_back() -> Row {

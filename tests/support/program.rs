@@ -271,7 +271,13 @@ impl Drop for Ringfence {
 pub fn audit_files(folder: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     let mut files: Vec<PathBuf> =
-        files.filter(|path| path.to_str().unwrap().contains(".jsonl")).collect();
+        // Others are of a compression that was cut short.
+        files.filter(|path| is_segment(path)).collect();
     files.sort();
     files
+}
+
+fn is_segment(path: &Path) -> bool {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    name.parse::<ringfence::chain::SegmentName>().is_ok()
 }
