@@ -34,10 +34,12 @@ impl LineHash {
 
     /// Appends the field that chains a line to the one before, and closes the line.
     pub fn close_line(&self, line: &mut Vec<u8>) {
-        line.extend_from_slice(PREVIOUS);
-        for byte in self.0 {
-            line.extend([hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
+        let mut hex = [0; HASH_HEX_BYTES];
+        for ([high, low], byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
+            (*high, *low) = (hex_digit(byte >> 4), hex_digit(byte & 0xf));
         }
+        line.extend_from_slice(PREVIOUS);
+        line.extend_from_slice(&hex);
         line.extend_from_slice(CLOSING);
     }
 

@@ -419,6 +419,23 @@ pub struct Outcome {
     pub latency: Duration,
 }
 
+impl Event {
+    /// Whether the log itself has to know of it, and not only to write it.
+    pub(super) const fn is_of_the_log(&self) -> bool {
+        match self {
+            Self::ProcessStart { .. }
+            | Self::ProcessStop { .. }
+            | Self::ConnectionOpen { .. }
+            | Self::ConnectionClose { .. }
+            | Self::Chain(_) => true,
+            Self::ConnectionRefused { .. }
+            | Self::Decision(_)
+            | Self::Outcome { .. }
+            | Self::StreamEnd { .. } => false,
+        }
+    }
+}
+
 impl Record {
     /// About how many bytes the record keeps in memory and will fill on disk.
     #[must_use]

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::{ErrorKind, Result, Write};
 use std::os::unix::fs::MetadataExt as _;
 
-/// The buffer keeps this much when it is empty.
-const SPARE_BYTES: usize = 1 << 20;
+/// The buffer keeps this much when it is empty: what it fills up to under load, so that its pages stay.
+const SPARE_BYTES: usize = 4 << 20;
 
 /// What a log needs of a disk; tests put a faulty one here.
 pub(super) trait Disk: Send + 'static {

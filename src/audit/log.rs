@@ -11,7 +11,7 @@ use super::chain::{Beginning, ChainEvent};
 use super::event::{ConnectionId, Event, Record};
 use super::file::{Disk as _, LogFile};
 use super::folder::{Segments, Standing};
-use super::line::LineWriter;
+use super::line::{LineWriter, write_line};
 use super::room::Place;
 use super::seal::Sealer;
 use super::shipping::{Kept, Shipping};
@@ -23,8 +23,8 @@ use crate::clock;
 
 /// How long the writer waits after the disk refused.
 const RETRY: Duration = Duration::from_millis(200);
-/// The most bytes that may stay unsynced, because they are kept in memory until then.
-const UNSYNCED_BYTES_MAX: usize = 8 << 20;
+/// The most bytes that may stay unsynced, because they are kept in memory until then: few enough for a processor's cache.
+const UNSYNCED_BYTES_MAX: usize = 2 << 20;
 /// How long a file that was renamed is written on, until whoever renamed it asks for another.
 const RENAMED_GRACE: Duration = Duration::from_secs(10);
 
@@ -122,9 +122,13 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         self.last_sync
     }
 
-    /// Puts a record of the queue behind the others.
-    pub(super) fn write(&mut self, record: &Record) {
+    /// Puts a record of the queue behind the others; those that are the log's own concern come with their body.
+    pub(super) fn write(&mut self, body: &[u8], record: Option<&Record>) {
         self.taken += 1;
+        let Some(record) = record else {
+            self.append_body(body);
+            return;
+        };
         match &record.event {
             Event::ConnectionOpen { connection, .. } => {
                 self.connections.insert(*connection, record.clone());
@@ -139,7 +143,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             }
             _ => {}
         }
-        let start = self.append(record);
+        let start = self.append_body(body);
         match &record.event {
             Event::ProcessStart { .. } => self.witness_line(start),
             // It excuses that a file is not there, so it has to be sealed before the file goes.
@@ -148,14 +152,21 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         }
     }
 
-    /// Where the line begins among those that the disk does not keep yet.
     fn append(&mut self, record: &Record) -> usize {
+        let mut lines = std::mem::take(&mut self.lines);
+        let start = self.append_body(lines.body_of(record));
+        self.lines = lines;
+        start
+    }
+
+    /// Where the line begins among those that the disk does not keep yet.
+    fn append_body(&mut self, body: &[u8]) -> usize {
         self.sequence += 1;
         self.unsealed += 1;
         self.segment.records += 1;
         let pending = self.file.pending();
         let start = pending.len();
-        self.previous = self.lines.write(self.sequence, self.previous, record, pending);
+        self.previous = write_line(self.sequence, self.previous, body, pending);
         self.shipping.take(pending.get(start..).unwrap_or_default());
         start
     }

@@ -3,6 +3,7 @@
 //! In `blocking` it takes up the next batch when the disk has kept the last (group commit), and holds it back a little
 //! for calls that are likely to come. In `buffered` it rests in between. When the disk refuses it holds its batch and tries again.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 
 use super::event::Record;
 use super::folder::Segments;
+use super::line::LineWriter;
 use super::log::{Log, Opened};
 use super::reservation::Reservation;
 use super::room::Place;
@@ -60,7 +62,7 @@ pub(super) struct Shared {
 
 #[derive(Debug, Default)]
 struct Queue {
-    records: Vec<Queued>,
+    records: Batch,
     /// How many records came in.
     sequence: u64,
     /// How many the writer made itself.
@@ -75,11 +77,26 @@ struct Queue {
     closing: bool,
 }
 
+/// Records in their order. Whoever hands one over has put it into words already: what it holds is freed
+/// where it was made, and the one thread that writes has the less to do.
+#[derive(Debug, Default)]
+struct Batch {
+    /// The bodies of all, one behind the other.
+    bodies: Vec<u8>,
+    records: Vec<Queued>,
+}
+
 #[derive(Debug)]
-pub(super) struct Queued {
-    pub(super) record: Record,
+struct Queued {
+    body_bytes: usize,
+    /// When it is the log's own concern.
+    record: Option<Box<Record>>,
     /// Free again when the record is as safe as the mode asks for.
-    pub(super) place: Option<Place>,
+    place: Option<Place>,
+}
+
+thread_local! {
+    static LINES: Cell<LineWriter> = const { Cell::new(LineWriter::new()) };
 }
 
 impl Queue {
@@ -122,11 +139,23 @@ impl Shared {
 
     /// Queues a record; its sequence number. The writer is woken if somebody waits for the record.
     pub(super) fn push(&self, record: Record, place: Option<Place>, waited_for: bool) -> u64 {
+        // A thread that ends has none any more.
+        let mut lines = LINES.try_with(Cell::take).unwrap_or_default();
+        let body = lines.body_of(&record);
+        let body_bytes = body.len();
+        let record = record.event.is_of_the_log().then(|| Box::new(record));
+        let sequence = self.push_body(body, Queued { body_bytes, record, place }, waited_for);
+        LINES.try_with(|kept| kept.set(lines)).unwrap_or_default();
+        sequence
+    }
+
+    fn push_body(&self, body: &[u8], queued: Queued, waited_for: bool) -> u64 {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.sequence += 1;
         queue.reserve();
         let sequence = queue.sequence;
-        queue.records.push(Queued { record, place });
+        queue.records.bodies.extend_from_slice(body);
+        queue.records.records.push(queued);
         queue.waited_for += usize::from(waited_for);
         if waited_for && queue.waited_for == queue.enough {
             self.ready.notify_one();
@@ -212,19 +241,24 @@ impl Shared {
         &self,
         log: &mut Log<'_, S, O>,
     ) -> std::io::Result<()> {
-        let (mut batch, mut places) = (Vec::new(), Vec::new());
+        let (mut batch, mut places) = (Batch::default(), Vec::new());
         let (mut synced, mut looked) = (Instant::now(), Instant::now());
         loop {
             let taken = self.take(&mut batch, log.last_sync());
             log.release();
-            let any = !batch.is_empty();
-            for queued in batch.drain(..) {
-                log.write(&queued.record);
+            let any = !batch.records.is_empty();
+            let mut bodies = batch.bodies.as_slice();
+            for queued in batch.records.drain(..) {
+                let (body, rest) = bodies.split_at_checked(queued.body_bytes).unwrap_or_default();
+                bodies = rest;
+                log.write(body, queued.record.as_deref());
                 places.extend(queued.place);
                 if log.unwritten_bytes() >= WRITE_BYTES_MAX {
                     log.keep(taken.sync, taken.closing, &mut places)?;
                 }
             }
+            batch.bodies.clear();
+            batch.bodies.shrink_to(WRITE_BYTES_MAX);
             let sealed = log.seal_when_due();
             let due = synced.elapsed() >= SYNC_EVERY;
             let sync = taken.sync || (due && log.unsynced_bytes() > 0) || taken.closing || sealed;
@@ -248,7 +282,7 @@ impl Shared {
     }
 
     /// Waits for records, but not for long: what was written may have to be synced.
-    fn take(&self, batch: &mut Vec<Queued>, last_sync: Duration) -> Taken {
+    fn take(&self, batch: &mut Batch, last_sync: Duration) -> Taken {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if !queue.hurry {
             let waited = self.ready.wait_timeout_while(queue, LINGER, |queue| !queue.hurry);
