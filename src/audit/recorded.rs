@@ -70,7 +70,7 @@ impl Drop for Decided {
         let mut outcome = std::mem::take(&mut self.otherwise);
         outcome.latency = now.saturating_sub(self.time);
         let event = Event::Outcome { call: self.call, outcome };
-        self.shared.push(Record { time: now, event }, self.place.take(), false);
+        self.shared.push(&Record { time: now, event }, self.place.take(), false);
     }
 }
 
@@ -90,6 +90,6 @@ impl Drop for OpenConnection {
     fn drop(&mut self) {
         let Self { connection, calls, reason, .. } = *self;
         let event = Event::ConnectionClose { connection, calls, reason };
-        self.shared.push(Record { time: clock::since_epoch(), event }, None, false);
+        self.shared.push(&Record { time: clock::since_epoch(), event }, None, false);
     }
 }

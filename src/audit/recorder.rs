@@ -185,13 +185,13 @@ impl Recorder {
         let beginning = Arc::clone(&self.beginning);
         let levels = Arc::new(self.levels.in_force());
         let event = Event::ProcessStart { version, identities, rules, beginning, levels };
-        self.shared.push(record_now(event), None, false);
+        self.shared.push(&record_now(event), None, false);
     }
 
     /// Records that the process ends in good order.
     pub fn record_stop(&self) {
         let left_out = self.left_out();
-        self.shared.push(record_now(Event::ProcessStop { left_out }), None, false);
+        self.shared.push(&record_now(Event::ProcessStop { left_out }), None, false);
     }
 
     /// Goes on in a new file: whoever moved the one in use away asks for it.
@@ -251,7 +251,7 @@ impl Recorder {
         let record = record_now(event);
         match self.refusals.take(units(record.weight_bytes()), 0) {
             Some(place) => {
-                self.shared.push(record, Some(place), false);
+                self.shared.push(&record, Some(place), false);
             }
             // The disk refuses. The count waits for a later record.
             None => fold.give_back(&record.event),
@@ -295,22 +295,20 @@ impl CoreRecorder {
         &self,
         share: &Arc<QueueShare>,
         call: CallId,
-        record: Record,
+        record: &Record,
         call_ends: Option<Instant>,
     ) -> Result<Recorded, Unavailable> {
         let time = record.time;
         let patience = Instant::now() + self.recorder.shared.wait;
         let until = call_ends.map_or(patience, |ends| patience.min(ends));
-        let place = self.room(share, &record, OUTCOME_UNITS, until).await;
+        let place = self.room(share, record, OUTCOME_UNITS, until).await;
         let mut place = place.ok_or_else(|| self.refuse(patience))?;
         let shared = Arc::clone(&self.recorder.shared);
-        // In `buffered` nothing else would stop a call that comes after the writer's end.
-        if shared.is_closing() {
-            return Err(self.refuse(Instant::now()));
-        }
         let owed = Some(place.split(OUTCOME_UNITS));
         let blocking = shared.mode == Mode::Blocking;
-        let sequence = shared.push(record, Some(place), blocking);
+        // In `buffered` nothing else would stop a call that comes after the writer's end.
+        let sequence = shared.push_decision(record, place, blocking);
+        let sequence = sequence.ok_or_else(|| self.refuse(Instant::now()))?;
         // Whatever ends the call from here on until its record is safe, it was not forwarded.
         let otherwise = Outcome {
             status: Some(UNAVAILABLE),
@@ -342,9 +340,13 @@ impl CoreRecorder {
     ///
     /// # Errors
     /// When there is no room within the configured wait.
-    pub async fn record(&self, share: &Arc<QueueShare>, record: Record) -> Result<(), Unavailable> {
+    pub async fn record(
+        &self,
+        share: &Arc<QueueShare>,
+        record: &Record,
+    ) -> Result<(), Unavailable> {
         let patience = Instant::now() + self.recorder.shared.wait;
-        let place = self.room(share, &record, 0, patience).await;
+        let place = self.room(share, record, 0, patience).await;
         let place = place.ok_or_else(|| self.refuse(patience))?;
         self.recorder.shared.push(record, Some(place), false);
         Ok(())
@@ -354,7 +356,7 @@ impl CoreRecorder {
     ///
     /// # Errors
     /// When there is no room now.
-    pub fn try_record(&self, share: &Arc<QueueShare>, record: Record) -> Result<(), Unavailable> {
+    pub fn try_record(&self, share: &Arc<QueueShare>, record: &Record) -> Result<(), Unavailable> {
         let place = share.take(units(record.weight_bytes()), 0);
         // Not counted as refused: a principal that floods its own share must raise no alarm.
         let place = place.ok_or(Unavailable)?;
@@ -370,7 +372,7 @@ impl CoreRecorder {
         &self,
         share: &Arc<QueueShare>,
         connection: ConnectionId,
-        record: Record,
+        record: &Record,
     ) -> Result<OpenConnection, Unavailable> {
         self.record(share, record).await?;
         let shared = Arc::clone(&self.recorder.shared);

@@ -136,7 +136,7 @@ fn allow(
     let (recorder, share) = (recorder.clone(), Arc::clone(share));
     tokio::task::spawn_local(async move {
         let call_ends = Instant::now() + 10 * PATIENCE;
-        recorder.allow(&share, id(call), decision(call, key_bytes), Some(call_ends)).await
+        recorder.allow(&share, id(call), &decision(call, key_bytes), Some(call_ends)).await
     })
 }
 
@@ -233,7 +233,7 @@ fn a_call_that_ends_before_its_decision_is_kept_is_no_fault_of_the_log() {
         disk.state().held = true;
         let share = recorder.all_cores().share_of(None);
         let ends = Instant::now() + Duration::from_millis(5);
-        assert!(recorder.allow(&share, id(1), decision(1, 10), Some(ends)).await.is_err());
+        assert!(recorder.allow(&share, id(1), &decision(1, 10), Some(ends)).await.is_err());
         assert_eq!(recorder.all_cores().refused(), 0);
         assert_eq!(recorder.all_cores().failure(), None);
     });
@@ -294,8 +294,8 @@ fn refused_connections_take_no_room_and_ends_of_connections_need_none() {
         let all = recorder.all_cores().clone();
         let share = all.share_of(None);
         let event = || Record { time: Duration::ZERO, event: Event::ProcessStop { left_out: 0 } };
-        let open = recorder.open(&share, ConnectionId(7), event()).await.unwrap();
-        let cut = recorder.open(&share, ConnectionId(8), event()).await.unwrap();
+        let open = recorder.open(&share, ConnectionId(7), &event()).await.unwrap();
+        let cut = recorder.open(&share, ConnectionId(8), &event()).await.unwrap();
         until("room", || share.free() == 4096).await;
         disk.state().full_at = Some(0);
         let fold = Mutex::new(RefusalFold::default());
@@ -307,7 +307,7 @@ fn refused_connections_take_no_room_and_ends_of_connections_need_none() {
             }
         }
         assert_eq!(share.free(), 4096, "refused connections took room");
-        while recorder.record(&share, event()).await.is_ok() {}
+        while recorder.record(&share, &event()).await.is_ok() {}
         open.close(3, "drained");
         drop(cut);
     });

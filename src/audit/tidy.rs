@@ -229,7 +229,7 @@ fn remove(
         let SegmentName { chain, number: segment, .. } = oldest.name;
         let event = ChainEvent::SegmentRemoved { chain, segment, sequence, hash };
         let record = Record { time: clock::since_epoch(), event: Event::Chain(event) };
-        if !is_kept(shared, record) {
+        if !is_kept(shared, &record) {
             return Err(io::Error::other(
                 "the log takes no record of a removal; nothing is removed",
             ));
@@ -243,7 +243,7 @@ fn remove(
 }
 
 /// Whether the record is on disk within the time there is.
-fn is_kept(shared: &Arc<Shared>, record: Record) -> bool {
+fn is_kept(shared: &Arc<Shared>, record: &Record) -> bool {
     let taken = shared.push(record, None, true);
     let started = Instant::now();
     while shared.synced.load(Ordering::Acquire) < taken {

@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -15,11 +15,11 @@ use super::folder::Segments;
 use super::line::LineWriter;
 use super::log::{Log, Opened};
 use super::reservation::Reservation;
-use super::room::Place;
+use super::room::{Place, put_together};
 use super::{Config, Mode};
 
 /// After a batch in `buffered` the writer rests: the next one is larger and nobody has to wake it.
-const REST: Duration = Duration::from_millis(1);
+const REST: Duration = Duration::from_millis(2);
 /// The longest that a batch is held back for calls that are likely to come. Those that the last sync let go come again
 /// when they have their answers; a sync for a part of them costs as much as one for all.
 const GATHER_MAX: Duration = Duration::from_millis(2);
@@ -138,19 +138,46 @@ impl Shared {
     }
 
     /// Queues a record; its sequence number. The writer is woken if somebody waits for the record.
-    pub(super) fn push(&self, record: Record, place: Option<Place>, waited_for: bool) -> u64 {
+    pub(super) fn push(&self, record: &Record, place: Option<Place>, waited_for: bool) -> u64 {
+        self.push_if(|_| true, record, place, waited_for).unwrap_or_default()
+    }
+
+    /// Queues a decision that lets a call go on; `None` when nobody might write it any more.
+    pub(super) fn push_decision(
+        &self,
+        record: &Record,
+        place: Place,
+        waited_for: bool,
+    ) -> Option<u64> {
+        self.push_if(|queue| !queue.closing, record, Some(place), waited_for)
+    }
+
+    fn push_if(
+        &self,
+        takes: impl Fn(&Queue) -> bool,
+        record: &Record,
+        place: Option<Place>,
+        waited_for: bool,
+    ) -> Option<u64> {
         // A thread that ends has none any more.
         let mut lines = LINES.try_with(Cell::take).unwrap_or_default();
-        let body = lines.body_of(&record);
-        let body_bytes = body.len();
-        let record = record.event.is_of_the_log().then(|| Box::new(record));
-        let sequence = self.push_body(body, Queued { body_bytes, record, place }, waited_for);
+        let body = lines.body_of(record);
+        let is_of_the_log = record.event.is_of_the_log();
+        let record = is_of_the_log.then(|| Box::new(record.clone()));
+        let queued = Queued { body_bytes: body.len(), record, place };
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequence = takes(&queue).then(|| self.push_body(queue, body, queued, waited_for));
         LINES.try_with(|kept| kept.set(lines)).unwrap_or_default();
         sequence
     }
 
-    fn push_body(&self, body: &[u8], queued: Queued, waited_for: bool) -> u64 {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+    fn push_body(
+        &self,
+        mut queue: MutexGuard<'_, Queue>,
+        body: &[u8],
+        queued: Queued,
+        waited_for: bool,
+    ) -> u64 {
         queue.sequence += 1;
         queue.reserve();
         let sequence = queue.sequence;
@@ -202,7 +229,7 @@ impl Shared {
         self.queue.lock().unwrap().sequence
     }
 
-    fn wake(&self, mut queue: std::sync::MutexGuard<'_, Queue>, hurry: bool) {
+    fn wake(&self, mut queue: MutexGuard<'_, Queue>, hurry: bool) {
         let first = hurry && !queue.hurry;
         queue.hurry |= hurry;
         drop(queue);
@@ -252,7 +279,9 @@ impl Shared {
                 let (body, rest) = bodies.split_at_checked(queued.body_bytes).unwrap_or_default();
                 bodies = rest;
                 log.write(body, queued.record.as_deref());
-                places.extend(queued.place);
+                if let Some(place) = queued.place {
+                    put_together(&mut places, place);
+                }
                 if log.unwritten_bytes() >= WRITE_BYTES_MAX {
                     log.keep(taken.sync, taken.closing, &mut places)?;
                 }

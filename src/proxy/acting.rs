@@ -331,7 +331,7 @@ pub(super) async fn record_step(
         touches: RecordedTouches::new(permit.touches()),
         request_bytes: permit.body().len(),
     });
-    core.recorder.allow(share, call, record(event), Some(ends)).await
+    core.recorder.allow(share, call, &record(event), Some(ends)).await
 }
 
 fn finish_step(recorded: Recorded, answer: Result<&Whole, &ForwardError>) {

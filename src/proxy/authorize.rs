@@ -118,7 +118,7 @@ impl<'a> Asking<'a> {
             Shown::Recorded(touches) => {
                 let event = self.event(permit.rpc(), Verdict::Allow(rules), touches);
                 let recorder = &self.core.recorder;
-                recorder.allow(self.share(), self.call, record(event), self.ends).await?
+                recorder.allow(self.share(), self.call, &record(event), self.ends).await?
             }
         };
         Ok((permit, recorded))
@@ -144,7 +144,7 @@ impl<'a> Asking<'a> {
         let levels = self.core.recorder.levels();
         let touches = levels.of_denied(self.identity(), denial.request.touches());
         let event = self.event(rpc, verdict, touches);
-        let recorded = self.core.recorder.record(self.share(), record(event)).await;
+        let recorded = self.core.recorder.record(self.share(), &record(event)).await;
         recorded.map_or_else(Refused::from, |()| (permission_denied(), "refused").into())
     }
 
@@ -153,8 +153,8 @@ impl<'a> Asking<'a> {
         self.core.metrics.count_request(Some(rpc), metrics::Verdict::Refuse);
         let verdict = Verdict::Refuse { reason: "look_up", detail: refused.status.message.clone() };
         let event = self.event(rpc, verdict, RecordedTouches::default());
-        let recorded = self.core.recorder.record(self.share(), record(event));
-        recorded.await.map_or_else(Refused::from, |()| refused)
+        let recorded = self.core.recorder.record(self.share(), &record(event)).await;
+        recorded.map_or_else(Refused::from, |()| refused)
     }
 
     fn event(&self, rpc: Rpc, verdict: Verdict, touches: RecordedTouches) -> Event {
@@ -231,7 +231,7 @@ pub(super) async fn record_refusal(
     refusal: &Refusal,
 ) -> Result<(), Unavailable> {
     let record = refusal_record(core, client, call, path, refusal);
-    core.recorder.record(&client.queue_share, record).await
+    core.recorder.record(&client.queue_share, &record).await
 }
 
 pub(super) fn refusal_record(

@@ -216,7 +216,7 @@ pub(super) fn refuse_at_once(
     }
     let recorded = {
         let record = refusal_record(core, client, call, path, refusal);
-        core.recorder.try_record(&client.queue_share, record)
+        core.recorder.try_record(&client.queue_share, &record)
     };
     if recorded.is_err() {
         core.metrics.refusals_unrecorded.inc();

@@ -178,6 +178,6 @@ async fn identify(
         repeated: false,
     };
     let record = Record { time: clock::since_epoch(), event };
-    let open = core.recorder.open(&queue_share, connection, record).await.ok()?;
+    let open = core.recorder.open(&queue_share, connection, &record).await.ok()?;
     Some((Rc::new(Client { connection, identified, queue_share }), open))
 }

@@ -153,7 +153,7 @@ async fn refuse(
         touches: RecordedTouches::default(),
         request_bytes: 0,
     });
-    let recorded = core.recorder.record(&client.queue_share, record(event)).await;
+    let recorded = core.recorder.record(&client.queue_share, &record(event)).await;
     recorded.map_or_else(|Unavailable| audit_unavailable(), |()| refusal.response())
 }
 
@@ -173,7 +173,7 @@ async fn deny(
     let touches = smallvec![denial.request.touch()];
     let touches = core.recorder.levels().of_denied(identity_of(identified), &touches);
     let event = decision(identified, call, &denial.request, verdict, touches);
-    let recorded = core.recorder.record(&identified.queue_share, record(event)).await;
+    let recorded = core.recorder.record(&identified.queue_share, &record(event)).await;
     recorded.map_or_else(
         |Unavailable| audit_unavailable(),
         |()| text(StatusCode::FORBIDDEN, "permission denied"),
@@ -196,7 +196,7 @@ async fn allow(
         Shown::Recorded(touches) => touches,
     };
     let event = decision(identified, call, permit.request(), verdict, touches);
-    core.recorder.allow(&identified.queue_share, call, record(event), Some(ends)).await
+    core.recorder.allow(&identified.queue_share, call, &record(event), Some(ends)).await
 }
 
 fn identity_of(identified: &Identified) -> &str {

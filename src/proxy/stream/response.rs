@@ -140,7 +140,7 @@ impl Stream<'_> {
             recorded.finish(Outcome { fault, ..Outcome::default() });
         }
         let event = Event::StreamEnd { call: self.call, end: self.end.clone() };
-        let recorded = self.core.recorder.record(&self.client.queue_share, record(event)).await;
+        let recorded = self.core.recorder.record(&self.client.queue_share, &record(event)).await;
         // Not before: who cuts the wait has the end recorded by `drop`.
         self.end_is_recorded = true;
         if recorded.is_err() {
@@ -157,7 +157,7 @@ impl Drop for Stream<'_> {
         }
         self.end.fault.get_or_insert("aborted");
         let event = Event::StreamEnd { call: self.call, end: std::mem::take(&mut self.end) };
-        if self.core.recorder.try_record(&self.client.queue_share, record(event)).is_err() {
+        if self.core.recorder.try_record(&self.client.queue_share, &record(event)).is_err() {
             tracing::warn!("the end of a stream found no room in the audit log");
         }
     }
