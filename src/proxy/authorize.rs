@@ -98,7 +98,10 @@ impl<'a> Asking<'a> {
             decision = decide(self.asker(), request, &found);
         }
         match decision {
-            Decision::Allow(permit) => self.allow(permit).await,
+            Decision::Allow(permit) => {
+                let recorded = self.allow(&permit).await?;
+                Ok((permit, recorded))
+            }
             Decision::Deny(denial) => Err(self.deny(&denial).await),
             Decision::LookUp(request, _) => {
                 let status = Status::new(Code::Internal, "ringfence: internal error");
@@ -107,21 +110,20 @@ impl<'a> Asking<'a> {
         }
     }
 
-    async fn allow(&self, permit: Permit) -> Result<(Permit, Recorded), Refused> {
+    async fn allow(&self, permit: &Permit) -> Result<Recorded, Refused> {
         self.core.metrics.count_request(Some(permit.rpc()), metrics::Verdict::Allow);
         let rules = permit.rules().iter().map(|rule| self.core.policy.rule_name(*rule)).collect();
         let values = || written_values(permit.rpc(), permit.body());
         let shown =
             self.core.recorder.levels().of_allowed(self.identity(), permit.touches(), draw, values);
-        let recorded = match shown {
+        Ok(match shown {
             Shown::LeftOut(by_rule) => self.core.recorder.leave_out(self.call, by_rule),
             Shown::Recorded(touches) => {
                 let event = self.event(permit.rpc(), Verdict::Allow(rules), touches);
                 let recorder = &self.core.recorder;
                 recorder.allow(self.share(), self.call, &record(event), self.ends).await?
             }
-        };
-        Ok((permit, recorded))
+        })
     }
 
     async fn deny(&self, denial: &Denial) -> Refused {

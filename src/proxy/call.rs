@@ -47,7 +47,8 @@ pub(super) async fn serve<P>(
     _place: P,
 ) {
     if super::page::is_plain_http(&request) {
-        return super::page::http2::serve(core, client, call, request, respond).await;
+        // On the heap, as all that is rare: the future of every other call stays small.
+        return Box::pin(super::page::http2::serve(core, client, call, request, respond)).await;
     }
     let _open = core.open_calls.open();
     let started = Instant::now();
@@ -58,7 +59,6 @@ pub(super) async fn serve<P>(
         Err(refusal) => return refuse(&core, &client, call, path, &refusal, &mut respond).await,
     };
     if head.rpc.entry().shape == Shape::Bidirectional {
-        // On the heap: the future of every other call stays small.
         return Box::pin(stream::serve(&core, &client, call, head, body, respond)).await;
     }
     let ends = deadline(started, head.rpc, &head.metadata, core.limits.call_timeout);
@@ -85,13 +85,15 @@ pub(super) async fn serve<P>(
         request_bytes: message.bytes,
         ends,
     };
-    match asking.authorize(message.canonical).await {
-        Err(refused) => answer(&mut respond, &refused.status),
-        Ok((permit, recorded)) => {
-            relay::run(&asking, permit, recorded, respond).await;
-            core.metrics.observe_forward(started.elapsed());
-        }
-    }
+    let authorized = asking.authorize(message.canonical).await;
+    // What awaits inside a match keeps all that is matched; this future is moved more than once.
+    let (permit, recorded) = match authorized {
+        Err(refused) => return answer(&mut respond, &refused.status),
+        Ok(authorized) => authorized,
+    };
+    let outcome = relay::run(&asking, &permit, &recorded, respond).await;
+    recorded.finish(outcome);
+    core.metrics.observe_forward(started.elapsed());
 }
 
 /// When a call is cut off: what the client asked for, but a call that is not open-ended by nature is

@@ -98,7 +98,9 @@ pub(super) async fn serve(
                 };
                 let place = OpenStream::new(&session.activity, place);
                 let (core, client) = (Rc::clone(core), Rc::clone(&client));
-                tokio::task::spawn_local(call::serve(core, client, call, request, respond, place));
+                // On the heap: tokio moves what it is given several times before it runs, and once more when it ends.
+                let serving = Box::pin(call::serve(core, client, call, request, respond, place));
+                tokio::task::spawn_local(serving);
             }
             SessionEvent::Due(Due::Leave(ending)) => session.leave(ending),
             SessionEvent::Due(Due::Gone(ending)) => return (calls, ending),

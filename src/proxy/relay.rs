@@ -56,14 +56,14 @@ enum RelayError {
     Withheld(Status),
 }
 
-/// Forwards what the permit holds, relays the answer, and records what came of it. Without a
+/// Forwards what the permit holds, relays the answer, and tells what came of it, for the record. Without a
 /// deadline it takes as long as etcd and the client like.
 pub(super) async fn run(
     asking: &Asking<'_>,
-    permit: Permit,
-    recorded: Recorded,
+    permit: &Permit,
+    recorded: &Recorded,
     mut respond: SendResponse<Bytes>,
-) {
+) -> Outcome {
     let mut progress = Progress {
         scan: ResponseScan::new(permit.rpc()),
         response_bytes: 0,
@@ -72,7 +72,7 @@ pub(super) async fn run(
         outbox: Outbox::default(),
         ended: false,
     };
-    let fault = match relay(asking, &permit, &recorded, &mut respond, &mut progress).await {
+    let fault = match relay(asking, permit, recorded, &mut respond, &mut progress).await {
         Ok(()) => progress.told.and_then(|told| told.fault),
         Err(RelayError::ClientGone) => Some("client_gone"),
         Err(error) => {
@@ -84,13 +84,13 @@ pub(super) async fn run(
             Some(fault)
         }
     };
-    recorded.finish(Outcome {
+    Outcome {
         status: progress.told.map(|told| told.status),
         fault,
         facts: progress.scan.facts(),
         response_bytes: progress.response_bytes,
         ..Outcome::default()
-    });
+    }
 }
 
 impl Progress {
