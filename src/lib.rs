@@ -23,5 +23,6 @@ pub mod policy;
 pub mod proxy;
 pub mod server;
 pub mod sink;
+pub mod small_file;
 pub mod tls;
 pub mod upstream;

@@ -420,8 +420,8 @@ pub struct Outcome {
 }
 
 impl Event {
-    /// Whether the log itself has to know of it, and not only to write it.
-    pub(super) const fn is_of_the_log(&self) -> bool {
+    /// Whether the log acts on it, and does not only write it: what `Log::write` matches, and no more.
+    pub(super) const fn is_acted_on(&self) -> bool {
         match self {
             Self::ProcessStart { .. }
             | Self::ProcessStop { .. }

@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{ErrorKind, Result, Write};
 use std::os::unix::fs::MetadataExt as _;
 
-/// The buffer keeps this much when it is empty: what it fills up to under load, so that its pages stay.
+/// The buffer keeps this much when it is empty. Under load it fills to some 3 MiB: what may stay unsynced and what is
+/// written at once. Given back, its pages would have to be made anew each time.
 const SPARE_BYTES: usize = 4 << 20;
 
 /// What a log needs of a disk; tests put a faulty one here.

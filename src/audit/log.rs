@@ -16,7 +16,7 @@ use super::room::Place;
 use super::seal::Sealer;
 use super::shipping::{Kept, Shipping};
 use super::tidy::Tidy;
-use super::writer::{Shared, millis};
+use super::writer::{Shared, WRITE_BYTES_MAX, millis};
 use super::{Mode, RotateAt};
 use crate::chain::LineHash;
 use crate::clock;
@@ -122,7 +122,8 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         self.last_sync
     }
 
-    /// Puts a record of the queue behind the others; those that are the log's own concern come with their body.
+    /// Puts a record of the queue behind the others. The record itself comes with its body only where the log acts on
+    /// it ([`Event::is_acted_on`] has them, and no other reaches the matches here).
     pub(super) fn write(&mut self, body: &[u8], record: Option<&Record>) {
         self.taken += 1;
         let Some(record) = record else {
@@ -378,7 +379,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             }
             self.shared.count_own();
             self.append(&record);
-            if self.file.unwritten_bytes() >= UNSYNCED_BYTES_MAX {
+            if self.file.unwritten_bytes() >= WRITE_BYTES_MAX {
                 // Lines stay pending until the keep that follows; memory is bounded by the connections.
                 drop(self.file.flush());
             }

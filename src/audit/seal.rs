@@ -12,6 +12,10 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::chain::EpochKey;
 use crate::chain::{ChainId, LineHash, checkpoint_statement, epoch_statement, to_hex};
+use crate::small_file;
+
+/// The most bytes of a key's file that are read.
+const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// The key of all processes that write this log.
 pub struct LongTermKey {
@@ -25,11 +29,13 @@ impl LongTermKey {
     /// What is wrong with it.
     pub fn read(path: &Path) -> Result<Self, String> {
         let name = path.display();
-        let der = PrivatePkcs8KeyDer::from_pem_file(path)
-            .map_err(|error| format!("cannot read a private key from `{name}`: {error}"))?;
+        let text = small_file::read(path, KEY_FILE_BYTES_MAX)
+            .map_err(|error| format!("cannot read the key `{name}`: {error}"))?;
+        let der = PrivatePkcs8KeyDer::from_pem_slice(&text)
+            .map_err(|_| format!("`{name}` holds no private key (PEM, PKCS #8)"))?;
         let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der())
             .or_else(|_| Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()))
-            .map_err(|error| format!("`{name}` holds no Ed25519 key: {error}"))?;
+            .map_err(|_| format!("`{name}` holds a private key that is none of Ed25519"))?;
         Ok(Self { pair })
     }
 

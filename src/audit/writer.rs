@@ -30,7 +30,7 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// How often the file in use is looked after.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The most bytes of lines that are put together before they are written, but for the last line.
-const WRITE_BYTES_MAX: usize = 1 << 20;
+pub(super) const WRITE_BYTES_MAX: usize = 1 << 20;
 
 /// What the threads that serve and the writer share.
 #[derive(Debug)]
@@ -89,13 +89,14 @@ struct Batch {
 #[derive(Debug)]
 struct Queued {
     body_bytes: usize,
-    /// When it is the log's own concern.
+    /// Where the log acts on it.
     record: Option<Box<Record>>,
     /// Free again when the record is as safe as the mode asks for.
     place: Option<Place>,
 }
 
 thread_local! {
+    /// Records are put into words outside the lock. Taken while in use, so that no second use can find it borrowed.
     static LINES: Cell<LineWriter> = const { Cell::new(LineWriter::new()) };
 }
 
@@ -162,8 +163,8 @@ impl Shared {
         // A thread that ends has none any more.
         let mut lines = LINES.try_with(Cell::take).unwrap_or_default();
         let body = lines.body_of(record);
-        let is_of_the_log = record.event.is_of_the_log();
-        let record = is_of_the_log.then(|| Box::new(record.clone()));
+        let is_acted_on = record.event.is_acted_on();
+        let record = is_acted_on.then(|| Box::new(record.clone()));
         let queued = Queued { body_bytes: body.len(), record, place };
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let sequence = takes(&queue).then(|| self.push_body(queue, body, queued, waited_for));

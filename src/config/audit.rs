@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::audit_sinks;
-use super::raw::{RawAudit, RawCheckpoint};
+use super::raw::{Raw, RawAudit, RawCheckpoint};
 use super::resolve::{Loader, unless_zero};
+use super::{audit_sinks, files};
 use crate::audit::{Config, LongTermKey, Retention, RotateAt, SealConfig, SealEvery};
 use crate::document::Located;
 use crate::sink;
+
+/// The longest name that a file of Linux can have (`NAME_MAX` of limits.h).
+const NAME_BYTES_MAX: usize = 255;
 
 impl Loader<'_> {
     /// `identities` are the names that the policy has.
@@ -80,8 +83,12 @@ impl Loader<'_> {
     fn witness_path(&self, text: &Located<String>, log: Option<&Path>) -> PathBuf {
         let path = self.path_outside_log(text, log);
         let is_there = path.symlink_metadata().is_ok();
+        let name_bytes = path.file_name().unwrap_or_default().len();
         let wrong = match path.metadata() {
-            _ if text.value.is_empty() => Some(("names no file", "a file of its own")),
+            _ if text.value.is_empty() || text.value.ends_with('/') => {
+                Some(("names no file", "a file of its own"))
+            }
+            _ if name_bytes > NAME_BYTES_MAX => Some(("has too long a name", "at most 255 bytes")),
             Ok(data) if !data.is_file() => {
                 Some(("is no regular file", "a file: `verify --witness` reads it again and again"))
             }
@@ -106,6 +113,32 @@ impl Loader<'_> {
             self.problems.error(&text.location, what, hint);
         }
         path
+    }
+
+    /// A file that is not there yet must not become another one of ringfence's: the next start would find records
+    /// where it wants a policy or keys.
+    pub(super) fn witness_apart(&self, raw: &Raw) {
+        let checkpoint = raw.audit.checkpoint.as_ref();
+        let Some(text) = checkpoint.and_then(|checkpoint| checkpoint.witness.as_ref()) else {
+            return;
+        };
+        let path = resolved(&self.folder.join(&text.value));
+        // That has been said already.
+        if path.exists() && !sink::holds_records(&path) {
+            return;
+        }
+        let is_keys = |keys: &Located<String>| resolved(&self.folder.join(&keys.value)) == path;
+        let folder = resolved(self.folder);
+        let is_policy = |pattern: &&Located<String>| files::names(&folder, &pattern.value, &path);
+        let why = if raw.lease_keys.as_ref().is_some_and(is_keys) {
+            "is the file of `leases.keys`".to_owned()
+        } else if let Some(pattern) = raw.policy_files.iter().find(is_policy) {
+            format!("would be read as policy: `{}` names it", pattern.value)
+        } else {
+            return;
+        };
+        let what = format!("`audit.checkpoint.witness`: `{}` {why}", text.value);
+        self.problems.error(&text.location, what, "a file of its own, in another folder");
     }
 
     fn checkpoint(&self, raw: &RawCheckpoint, log: Option<&Path>) -> Option<SealConfig> {

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::document::{Document, Location};
+use crate::small_file;
 
 /// The most bytes of a config or policy file that are read.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -35,15 +36,7 @@ pub fn read_text(path: &Path) -> Result<String, TextError> {
     let fault = |fault: io::Error| {
         error(format!("cannot read `{file}`: {fault}"), fault.kind() == io::ErrorKind::NotFound)
     };
-    let metadata = std::fs::metadata(path).map_err(fault)?;
-    // To open a pipe waits for a writer, for ever if need be.
-    if !metadata.is_file() {
-        return Err(error(format!("`{file}` is no regular file"), false));
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(error(format!("`{file}` is larger than {FILE_BYTES_MAX} bytes"), false));
-    }
-    String::from_utf8(std::fs::read(path).map_err(fault)?).map_err(|invalid| {
+    String::from_utf8(small_file::read(path, FILE_BYTES_MAX).map_err(fault)?).map_err(|invalid| {
         let valid = invalid.as_bytes().iter().take(invalid.utf8_error().valid_up_to());
         let mut error = error(format!("`{file}` is not UTF-8"), false);
         error.location.line = valid.filter(|byte| **byte == b'\n').count() + 1;
@@ -60,14 +53,7 @@ pub(super) enum Matching {
 
 /// The files that a pattern names; a relative one starts at the folder.
 pub(super) fn matching(folder: &Path, pattern: &str) -> Matching {
-    let joined = if Path::new(pattern).is_absolute() {
-        read_on_the_way(pattern)
-    } else {
-        // The folder is a name and no pattern, whatever stands in it.
-        let folder = glob::Pattern::escape(&folder.to_string_lossy());
-        Path::new(&folder).join(read_on_the_way(pattern)).to_string_lossy().into_owned()
-    };
-    let found = match glob::glob(&joined) {
+    let found = match glob::glob(&joined(folder, pattern)) {
         Ok(found) => found,
         Err(error) => return Matching::NoPattern(error.msg.to_owned()),
     };
@@ -85,6 +71,22 @@ pub(super) fn matching(folder: &Path, pattern: &str) -> Matching {
         }
     }
     if unreadable.is_empty() { Matching::Files(files) } else { Matching::Unreadable(unreadable) }
+}
+
+/// Whether a pattern names that file, be it there or not.
+pub(super) fn names(folder: &Path, pattern: &str, path: &Path) -> bool {
+    let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+    glob::Pattern::new(&joined(folder, pattern))
+        .is_ok_and(|pattern| pattern.matches_path_with(path, options))
+}
+
+fn joined(folder: &Path, pattern: &str) -> String {
+    if Path::new(pattern).is_absolute() {
+        return read_on_the_way(pattern);
+    }
+    // The folder is a name and no pattern, whatever stands in it.
+    let folder = glob::Pattern::escape(&folder.to_string_lossy());
+    Path::new(&folder).join(read_on_the_way(pattern)).to_string_lossy().into_owned()
 }
 
 /// Behind a part with a star, a plain name is made a pattern of itself. Otherwise `glob` would only

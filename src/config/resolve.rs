@@ -94,6 +94,7 @@ impl Loader<'_> {
         let identities =
             policy.as_ref().map(|loaded| loaded.policy.identity_names().collect::<Vec<_>>());
         let audit = self.audit(&raw.audit, &identities.unwrap_or_default());
+        self.witness_apart(raw);
         let limits = limits(&raw.limits);
         let advertise = self.advertise(raw);
         let policy = policy?;

@@ -25,4 +25,4 @@ pub use range::{ClientKey, KeyRange, RangeEnd, StoredKey};
 pub use strict::{CanonicalRequest, Malformed};
 pub use touch::{LeaseUse, Touch, Touches};
 pub use values::written_values;
-pub use verb::{KeyVerb, StoreVerb};
+pub use verb::{KeyVerb, StoreVerb, touch_verbs};

@@ -2,6 +2,21 @@
 
 use std::fmt;
 
+use super::LeaseUse;
+
+/// What a watch stream asks that needs no verb of its own: to end one of its watches.
+pub const WATCH_CANCEL: &str = "watch.cancel";
+/// And to be told how far its watches are.
+pub const WATCH_PROGRESS: &str = "watch.progress";
+
+/// What touches can be named by. `lease`, a word of the policy, is not among them: a touch says which use it is.
+pub fn touch_verbs() -> impl Iterator<Item = &'static str> {
+    let keys = KeyVerb::ALL.iter().map(|verb| verb.name());
+    let stores = StoreVerb::ALL.iter().filter(|verb| **verb != StoreVerb::Lease);
+    let leases = LeaseUse::ALL.iter().map(|usage| usage.name());
+    keys.chain(leases).chain(stores.map(|verb| verb.name())).chain([WATCH_CANCEL, WATCH_PROGRESS])
+}
+
 /// What is done to a key or a range of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyVerb {

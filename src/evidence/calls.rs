@@ -120,7 +120,8 @@ pub fn read(
     let mut joining = Joining::default();
     let mut last = None;
     for segment in segments {
-        // The same file again: compressed, or a copy. One of the two may have less; no record counts twice.
+        // The same file again: compressed, or a copy. What ends early in the first goes on in the second; no record
+        // counts twice. A hole in the first stays one, and `verify` names it.
         let file = (segment.name.chain, segment.name.number);
         let before = last.replace(file);
         if before.is_some_and(|(chain, _)| chain != segment.name.chain) {
@@ -156,7 +157,10 @@ fn read_file(
             Ok(Some(line)) => line,
             Ok(None) => return Ok(()),
             Err(error @ LineError::TooLong { offset }) => {
-                return Err(fault(offset, error.to_string()));
+                if unread.len() < UNREAD_MAX {
+                    unread.push(fault(offset, error.to_string()));
+                }
+                continue;
             }
             Err(error @ LineError::Read(_)) => return Err(fault(0, error.to_string())),
         };
@@ -179,6 +183,15 @@ impl Call {
                 *shown = format!("{} {}", printable(verb), objects.shown());
             }
             self.kubernetes.push(KubernetesTouch { verb: verb.clone(), objects });
+        }
+    }
+
+    /// Shows keys without the hashes of what was written: what is done to one key reads alike.
+    pub fn leave_out_values(&mut self) {
+        for KeyTouch { position, verb, keys } in &self.keys {
+            if let Some(shown) = self.touches.get_mut(*position) {
+                *shown = format!("{} {}", printable(verb), keys.shown());
+            }
         }
     }
 

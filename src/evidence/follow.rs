@@ -13,7 +13,8 @@ use crate::chain::{ChainId, SegmentName, head};
 
 /// Lines that cannot be read and are told in one turn.
 const UNREAD_MAX: usize = 100;
-/// How often the files are listed in one turn.
+/// How often the files are listed in one turn, at most: a busy log may be rotated again while it is read. What is
+/// not there at the last listing is told.
 const LISTINGS_MAX: usize = 10;
 
 /// Where the reading is.
@@ -33,15 +34,15 @@ struct Place {
     is_done: bool,
     /// That the file cannot be read is told once.
     is_told: bool,
-    /// The time of the first record that was read, if there are files before it.
     since: Since,
     joining: Joining,
 }
 
 /// How far back a chain was read.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq)]
 enum Since {
     Beginning,
+    /// It has older files; the first record that was read is of that time.
     Time(String),
     /// It has older files, and nothing was read yet.
     Never,
@@ -140,7 +141,7 @@ impl Follow {
     }
 
     /// Tells what is open now, at once.
-    pub fn tell_open(&mut self, tell: &mut dyn FnMut(Call)) {
+    pub fn tell_all_open(&mut self, tell: &mut dyn FnMut(Call)) {
         self.chains.values_mut().for_each(|place| place.joining.tell_all_open(tell));
     }
 }

@@ -112,6 +112,8 @@ pub struct Lines<R> {
     reader: R,
     line: Vec<u8>,
     offset: u64,
+    /// What comes next is still of a line that was too long.
+    is_within: bool,
 }
 
 impl std::fmt::Debug for Lines<Box<dyn BufRead + '_>> {
@@ -163,28 +165,39 @@ impl Read for Counted<'_> {
 impl<R: BufRead> Lines<R> {
     /// The lines of anything.
     pub const fn new(reader: R) -> Self {
-        Self { reader, line: Vec::new(), offset: 0 }
+        Self { reader, line: Vec::new(), offset: 0, is_within: false }
     }
 
     /// The next one; `None` at the end.
     ///
     /// # Errors
-    /// When it cannot be read, or is too long.
+    /// When it cannot be read, or is too long; the next call goes on behind that one.
     pub fn next_line(&mut self) -> Result<Option<Line<'_>>, LineError> {
+        while self.is_within {
+            let read = self.read_bounded()?;
+            self.is_within = read > 0 && self.line.last() != Some(&b'\n');
+        }
         let offset = self.offset;
+        let read = self.read_bounded()?;
+        let is_whole = self.line.last() == Some(&b'\n');
+        if is_whole {
+            self.line.pop();
+        } else if self.line.len() > LINE_BYTES_MAX {
+            self.is_within = true;
+            return Err(LineError::TooLong { offset });
+        }
+        Ok((read > 0).then_some(Line { bytes: &self.line, offset, is_whole }))
+    }
+
+    /// Up to the end of the line, or a little more than a line may have.
+    fn read_bounded(&mut self) -> std::io::Result<usize> {
         // A file may be one line of terabytes.
         self.line.clear();
         self.line.shrink_to(READ_BYTES);
         let mut bounded = (&mut self.reader).take(LINE_BYTES_MAX as u64 + 1);
         let read = bounded.read_until(b'\n', &mut self.line)?;
         self.offset += read as u64;
-        let is_whole = self.line.last() == Some(&b'\n');
-        if is_whole {
-            self.line.pop();
-        } else if self.line.len() > LINE_BYTES_MAX {
-            return Err(LineError::TooLong { offset });
-        }
-        Ok((read > 0).then_some(Line { bytes: &self.line, offset, is_whole }))
+        Ok(read)
     }
 }
 
@@ -215,6 +228,19 @@ mod tests {
     fn a_line_without_end_is_an_error_and_no_memory() {
         let mut lines = Lines::new(BufReader::new(std::io::repeat(b'x')));
         assert!(matches!(lines.next_line(), Err(LineError::TooLong { offset: 0 })));
+    }
+
+    /// The attack: a line that nobody can read hides all that is behind it.
+    #[test]
+    fn behind_a_line_that_is_too_long_reading_goes_on() {
+        let long = vec![b'x'; 2 * LINE_BYTES_MAX + 3];
+        let text = [b"a\n", &*long, b"\nb\n"].concat();
+        let mut lines = Lines::new(&*text);
+        assert_eq!(lines.next_line().unwrap().unwrap().bytes, b"a");
+        assert!(matches!(lines.next_line(), Err(LineError::TooLong { offset: 2 })));
+        let behind = lines.next_line().unwrap().unwrap();
+        assert_eq!((behind.bytes, behind.offset), (&b"b"[..], 3 + long.len() as u64));
+        assert_eq!(lines.next_line().unwrap(), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use rustls::{CertificateError, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::provider;
+use crate::small_file;
 
 /// The most bytes of a PEM file that are read.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -219,16 +220,7 @@ fn holds(bytes: &[u8], text: &str) -> bool {
 
 fn read(path: &Path) -> Result<Vec<u8>, MaterialError> {
     let error = |error| MaterialError::Read { path: path.to_owned(), error };
-    let metadata = std::fs::metadata(path).map_err(error)?;
-    // To open a pipe waits for a writer, for ever if need be.
-    if !metadata.is_file() {
-        return Err(MaterialError::content(path, "is no regular file", ""));
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        let what = format!("is larger than {FILE_BYTES_MAX} bytes");
-        return Err(MaterialError::content(path, what, ""));
-    }
-    std::fs::read(path).map_err(error)
+    small_file::read(path, FILE_BYTES_MAX).map_err(error)
 }
 
 /// Why a certificate was refused, in words for people.

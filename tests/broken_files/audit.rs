@@ -23,12 +23,29 @@ fn every_mistake_of_the_audit_log_is_told() {
         ("no_folder", "no/such/folder/witness"),
         ("empty", ""),
         ("log", "audit"),
+        ("folder", "records/"),
+        ("long_name", &"w".repeat(300)),
     ] {
         let more = format!("[audit.checkpoint]\nkey = \"log-key\"\nwitness = {witness:?}");
         check(&format!("witness_{name}"), &more);
     }
     check("key_in_the_log", "[audit.checkpoint]\nkey = \"audit/key\"\nwitness = \"audit/w\"");
     check("rotate", "[audit.rotate]\ncompress = \"gzip\"\nbytes = -1\nkeep = 3");
+}
+
+/// The attack on the next start: records where it wants a policy, or keys.
+#[test]
+fn a_witness_that_is_not_there_yet_does_not_become_a_policy() {
+    let audit = "[audit]\ndirectory = \"audit\"\n[audit.checkpoint]\nkey = \"log-key\"\nwitness = ";
+    for (name, witness, more) in [
+        ("policy_to_be", "policy-witness.toml", ""),
+        ("keys_to_be", "no-keys-yet", "[leases]\nkeys = \"no-keys-yet\""),
+    ] {
+        let config = CONFIG.replace("\"policy.toml\"", "\"policy*.toml\"");
+        let config = config
+            .replace("[audit]\ndirectory = \"audit\"", &format!("{audit}{witness:?}\n{more}"));
+        check_config(&format!("audit_witness_{name}"), CONFIG, &config);
+    }
 }
 
 #[test]

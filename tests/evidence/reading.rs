@@ -76,7 +76,8 @@ async fn a_log_answers_who_did_what_to_which_key() {
     story.check(&["query", "--until", "1970-01-01T00:00:00Z"], 1, 1, &["no call fits"]);
     // What can never fit is a slip, and no answer.
     story.check(&["query", "--since", "1h", "--until", "2h"], 2, 2, &["`--until` is not after it"]);
-    for (option, wrong) in [("--verb", "gett"), ("--source", "127.0.0.1:2379")] {
+    for (option, wrong) in [("--verb", "gett"), ("--verb", "lease"), ("--source", "127.0.0.1:2379")]
+    {
         let (code, said) = ringfence(&["audit", "query", option, wrong, &story.log]);
         assert!(code == 2 && said.contains("invalid value"), "{said}");
     }
@@ -104,6 +105,24 @@ async fn a_log_answers_who_did_what_to_which_key() {
     for expected in ["calls by principal:", "uri.path.2=acme", "denied and refused:", "no_rule"] {
         assert!(said.contains(expected), "{said}");
     }
+}
+
+/// One key that is written again and again is one row, whatever is written.
+#[test]
+fn the_busiest_key_is_one_row_although_values_are_hashed() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |number: u32| {
+        format!(
+            "{{\"v\":1,\"seq\":{number},\"time\":\"2027-01-15T08:00:00.000000Z\",\"type\":\"decision\",\
+             \"verdict\":\"deny\",\"touches\":[{{\"verb\":\"put\",\"key\":\"/a\",\
+             \"value_hmac\":\"64413d36d0c65a32:{number:064x}\"}}]}}\n"
+        )
+    };
+    let name = "audit-1790000000123-9f86d081884c7d65-000001.jsonl";
+    fs::write(folder.path().join(name), (1..=3).map(line).collect::<String>()).unwrap();
+    let (code, said) = ringfence(&["audit", "top", folder.path().to_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("3  put /a\n") && !said.contains("hmac"), "{said}");
 }
 
 /// A log of an API server's keys, one of a tenant's among them that looks like more than it is.

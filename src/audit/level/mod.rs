@@ -11,6 +11,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::event::{LevelsInForce, RecordedKey, RecordedTouch, RecordedTouches};
+use crate::etcd::verb::{WATCH_CANCEL, WATCH_PROGRESS};
 use crate::etcd::{KeyRange, KeyVerb, LeaseUse, RangeEnd, StoreVerb, StoredKey, Touch, Touches};
 use crate::keyed_hash::KeyedHash;
 
@@ -328,9 +329,6 @@ pub(super) const fn verb(touch: &Touch) -> &'static str {
         Touch::WatchProgress => WATCH_PROGRESS,
     }
 }
-
-const WATCH_CANCEL: &str = "watch.cancel";
-const WATCH_PROGRESS: &str = "watch.progress";
 
 /// Whether there is such a verb in records; if so, whether it changes anything. `lease`, a word of the policy, is in
 /// none: records say which use it is.

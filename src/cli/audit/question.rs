@@ -1,4 +1,4 @@
-//! What `query` and `top` are asked, read from the command line.
+//! What the commands that read a log are asked, read from the command line.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -10,15 +10,12 @@ use time::{OffsetDateTime, UtcOffset};
 
 use crate::cli::complain;
 use crate::clock;
-use crate::etcd::{KeyVerb, LeaseUse, StoreVerb};
+use crate::etcd::touch_verbs;
 use crate::evidence::calls::Call;
 use crate::evidence::keys::AskedKey;
 use crate::evidence::question::{Fits, Question};
 use crate::evidence::{Segment, find};
 use crate::keyed_hash::KeyedHash;
-
-/// What a stream of watches asks for beside a range.
-const WATCH_VERBS: [&str; 2] = ["watch.cancel", "watch.progress"];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Which {
@@ -224,10 +221,7 @@ pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<Segment>, Vec<String>> {
 
 /// A verb as records have it.
 fn verb(text: &str) -> Result<String, String> {
-    let keys = KeyVerb::ALL.iter().map(|verb| verb.name());
-    let leases = LeaseUse::ALL.iter().map(|usage| usage.name());
-    let stores = StoreVerb::ALL.iter().map(|verb| verb.name());
-    let known: Vec<&str> = keys.chain(leases).chain(stores).chain(WATCH_VERBS).collect();
+    let known: Vec<&str> = touch_verbs().collect();
     if known.contains(&text) {
         Ok(text.to_owned())
     } else {

@@ -81,7 +81,7 @@ fn start(arguments: &Arguments) -> Result<Start, Vec<String>> {
         let mut last = VecDeque::new();
         let mut tell = |call| keep(&mut last, call, arguments.lines);
         let unread = follow.turn(&|call| question.takes(call), &mut tell).map_err(shown)?;
-        follow.tell_open(&mut tell);
+        follow.tell_all_open(&mut tell);
         let is_enough = last.len() >= arguments.lines as usize;
         // One chain alone may have enough, and another newer ones in a file before its last.
         let reaches = |first: &Call| follow.reaches_back_to(&first.time);

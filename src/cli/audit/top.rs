@@ -77,7 +77,8 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let lines = usize::from(arguments.lines);
     let [mut principals, mut touched, mut denials] = std::array::from_fn(|_| Counted::default());
     let mut slowest: Vec<(u64, Call)> = Vec::new();
-    let mut tell = |call: Call| {
+    let mut tell = |mut call: Call| {
+        call.leave_out_values();
         let call = arguments.naming.name(question.mark(call));
         let principal = call.principal.as_deref().unwrap_or("(nobody)");
         principals.count(principal);

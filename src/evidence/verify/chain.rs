@@ -78,10 +78,10 @@ impl<'k> Chain<'k> {
         let mut files = files.iter().peekable();
         while let Some(file) = files.next() {
             let number = file.name.number;
-            if files.peek().is_some_and(|other| other.name.number == number) {
-                // In their order the one that is not compressed comes first.
+            // In their order the one that is not compressed comes first.
+            let is_again = |other: &&&Segment| other.name.number == number;
+            if std::iter::from_fn(|| files.next_if(is_again)).count() > 0 {
                 report.notes.push(self.finding(file, 0, 0, What::Twice));
-                let _compressed = files.next();
             }
             let is_last = files.peek().is_none();
             let result = if number == next || next == 1 {

@@ -5,15 +5,18 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
 use crate::chain::{ChainId, LineHash, checkpoint_statement, epoch_statement, from_hex, to_hex};
+use crate::small_file;
 
 /// What stands before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
 const ED25519_PREFIX: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 const KEY_BYTES: usize = 32;
+/// The most bytes of a key's file that are read.
+const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// A long-term public key.
 #[derive(Clone, PartialEq, Eq)]
@@ -26,8 +29,15 @@ impl PublicKey {
     /// What is wrong with it.
     pub fn read(path: &Path) -> Result<Self, String> {
         let name = path.display();
-        let der = SubjectPublicKeyInfoDer::from_pem_file(path)
-            .map_err(|error| format!("cannot read a public key from `{name}`: {error}"))?;
+        let text = small_file::read(path, KEY_FILE_BYTES_MAX)
+            .map_err(|error| format!("cannot read the key `{name}`: {error}"))?;
+        let der = SubjectPublicKeyInfoDer::from_pem_slice(&text).map_err(|_| {
+            if PrivatePkcs8KeyDer::from_pem_slice(&text).is_ok() {
+                format!("`{name}` holds the private key, which no auditor needs")
+            } else {
+                format!("`{name}` holds no public key (PEM)")
+            }
+        })?;
         let key = der.as_ref().strip_prefix(&ED25519_PREFIX);
         let key = key.filter(|key| key.len() == KEY_BYTES);
         key.map(|key| Self(key.to_vec())).ok_or_else(|| format!("`{name}` holds no Ed25519 key"))

@@ -141,8 +141,8 @@ pub enum What {
     /// A file that cannot be read.
     #[error("unreadable: {0}")]
     Unreadable(String),
-    /// The file is there twice.
-    #[error("twice: this file is there compressed and not; the one that is not was read")]
+    /// The file is there more than once.
+    #[error("twice: this file is there more than once, compressed or as a copy; this one was read")]
     Twice,
     /// The clock went back.
     #[error("the clock went back by {0} seconds here")]

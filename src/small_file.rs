@@ -1,0 +1,51 @@
+//! Reads files that are small by nature, such as keys and certificates: regular ones only, and never more than
+//! a bound. To open a pipe waits for a writer, for ever if need be.
+
+use std::fs::File;
+use std::io::{Error, ErrorKind, Read as _, Result};
+use std::path::Path;
+
+/// Opens a regular file.
+///
+/// # Errors
+/// When it cannot be opened, or is something else.
+pub fn open(path: &Path) -> Result<File> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    File::open(path)
+}
+
+/// Reads a regular file of at most so many bytes.
+///
+/// # Errors
+/// When it cannot be read, is larger, or is something else.
+pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if read as u64 > bytes_max {
+        let what = format!("it is larger than {bytes_max} bytes");
+        return Err(Error::new(ErrorKind::InvalidData, what));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_a_file_and_small_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "four").unwrap();
+        assert_eq!(read(&file, 4).unwrap(), b"four");
+        let why = |path: &Path, bytes_max| read(path, bytes_max).unwrap_err().to_string();
+        assert_eq!(why(&file, 3), "it is larger than 3 bytes");
+        assert_eq!(why(folder.path(), 3), "it is no regular file");
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        assert_eq!(why(&pipe, 3), "it is no regular file");
+    }
+}
