@@ -63,6 +63,15 @@ pub fn to_hex(bytes: &[u8]) -> String {
     digits.map(char::from).collect()
 }
 
+/// The same behind a text: a request may have a megabyte of keys that are no text, and the one who writes them down
+/// has others to serve.
+pub fn push_hex(bytes: &[u8], text: &mut Vec<u8>) {
+    text.reserve(2 * bytes.len());
+    for byte in bytes {
+        text.extend_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
+    }
+}
+
 /// The bytes of lower-case hex.
 #[must_use]
 pub fn from_hex(text: &str) -> Option<Vec<u8>> {
@@ -211,6 +220,9 @@ pub struct Head<'l> {
     pub kind: &'l str,
 }
 
+/// The highest number of a record, and of an epoch, that is believed: what is read can be counted on from.
+pub const NUMBER_MAX: u64 = u64::MAX / 4;
+
 /// What every line begins with; `None` when it is no record.
 #[must_use]
 pub fn head(line: &[u8]) -> Option<Head<'_>> {
@@ -224,7 +236,8 @@ pub fn head(line: &[u8]) -> Option<Head<'_>> {
     let (sequence, rest) = rest.split_once(",\"time\":\"")?;
     let (time, rest) = rest.split_once("\",\"type\":\"")?;
     let (kind, _) = rest.split_once('"')?;
-    Some(Head { sequence: sequence.parse().ok()?, time, kind })
+    let sequence = sequence.parse().ok().filter(|sequence| *sequence <= NUMBER_MAX)?;
+    Some(Head { sequence, time, kind })
 }
 
 #[cfg(test)]

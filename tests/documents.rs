@@ -191,7 +191,16 @@ fn written_by_line() -> (BTreeSet<String>, BTreeSet<String>) {
     let source = &format!("{source}{}", read("src/audit/chain_line.rs"));
     let (mut fields, mut types) = (BTreeSet::new(), BTreeSet::new());
     let literal = |text: &str| text.split('"').next().unwrap().to_owned();
-    for writer in ["text(\"", "number(\"", "flag(\"", "key(\"", "hex(\"", "name(\""] {
+    for writer in [
+        "text(\"",
+        "number(\"",
+        "flag(\"",
+        "key(\"",
+        "hex(\"",
+        "name(\"",
+        "displayed(\"",
+        "time(\"",
+    ] {
         fields.extend(source.split(&format!(".{writer}")).skip(1).map(literal));
     }
     types.extend(source.split("text(\"type\", \"").skip(1).map(literal));

@@ -50,7 +50,7 @@ pub struct EarlierChain {
 pub enum ChainEnd {
     /// Its process ended in good order.
     Stopped,
-    /// It did not, and this process closed the chain.
+    /// It did not, and a later process closed the chain.
     Recovered,
     /// Its process runs.
     Running,

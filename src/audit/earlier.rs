@@ -16,7 +16,8 @@ use super::event::{Event, Record};
 use super::folder::{FileError, fault};
 use super::line::LineWriter;
 use super::reservation;
-use crate::chain::{ChainId, LineHash, SegmentName};
+use crate::chain::{ChainId, LineHash, NUMBER_MAX, SegmentName};
+use crate::regular_file;
 
 /// The most chains that a first record names.
 const AFTER_MAX: usize = 64;
@@ -133,12 +134,13 @@ impl Earlier {
 
 /// Whether the chain whose last file this is has ended, in good order or closed by a later process.
 pub(super) fn is_closed(path: &Path) -> Result<bool> {
-    Ok(end_of(&mut File::open(path)?)?.is_some_and(|end| end.is_closed && end.torn.is_empty()))
+    Ok(end_of(&mut regular_file::open(path)?)?
+        .is_some_and(|end| end.closed.is_some() && end.torn.is_empty()))
 }
 
 /// The epoch that the first line names; 0 when it names none.
 fn epoch_of(path: &Path, compressed: bool) -> Result<u64> {
-    let file = File::open(path)?;
+    let file = regular_file::open(path)?;
     let mut line = Vec::new();
     if compressed {
         let decoder = zstd::Decoder::new(file)?.take(FIRST_LINE_BYTES_MAX);
@@ -147,7 +149,8 @@ fn epoch_of(path: &Path, compressed: bool) -> Result<u64> {
         BufReader::new(file.take(FIRST_LINE_BYTES_MAX)).read_until(b'\n', &mut line)?;
     }
     let record: Option<Value> = serde_json::from_slice(&line).ok();
-    Ok(record.and_then(|record| record.get("epoch")?.as_u64()).unwrap_or(0))
+    let epoch = record.and_then(|record| record.get("epoch")?.as_u64());
+    Ok(epoch.filter(|epoch| *epoch <= NUMBER_MAX).unwrap_or(0))
 }
 
 /// Where a file ends.
@@ -155,8 +158,8 @@ struct EndOfFile {
     /// The last whole record; 0 when there is none.
     sequence: u64,
     hash: LineHash,
-    /// It is the end of a chain.
-    is_closed: bool,
+    /// It is the end of a chain, and how it came to it.
+    closed: Option<ChainEnd>,
     /// Whole lines end here.
     whole_bytes: u64,
     /// What stands behind.
@@ -184,8 +187,8 @@ fn close(path: &Path, number: u32, by: ChainId, now: Duration) -> Result<Closing
     if is_running {
         return Ok(Closing::Done(ChainEnd::Running, end));
     }
-    if end.is_closed && end.torn.is_empty() {
-        return Ok(Closing::Done(ChainEnd::Stopped, end));
+    if let Some(closed) = end.closed.filter(|_| end.torn.is_empty()) {
+        return Ok(Closing::Done(closed, end));
     }
     if end.sequence == 0 && number > 1 {
         return Ok(Closing::Empty);
@@ -229,16 +232,21 @@ fn end_of(file: &mut File) -> Result<Option<EndOfFile>> {
     let torn = torn.to_vec();
     let Some(line) = lines.strip_suffix(b"\n") else {
         let hash = LineHash::ZERO;
-        return Ok(Some(EndOfFile { sequence: 0, hash, is_closed: false, whole_bytes, torn }));
+        return Ok(Some(EndOfFile { sequence: 0, hash, closed: None, whole_bytes, torn }));
     };
     let line = line.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
     let record: Option<Value> = serde_json::from_slice(line).ok();
     let Some(record) = record else { return Ok(None) };
-    let Some(sequence) = record.get("seq").and_then(Value::as_u64) else { return Ok(None) };
+    let sequence = record.get("seq").and_then(Value::as_u64);
+    let Some(sequence) = sequence.filter(|number| *number <= NUMBER_MAX) else { return Ok(None) };
     let kind = record.get("type").and_then(Value::as_str);
-    let is_closed = matches!(kind, Some("process.stop" | "chain.recovered"));
+    let closed = match kind {
+        Some("process.stop") => Some(ChainEnd::Stopped),
+        Some("chain.recovered") => Some(ChainEnd::Recovered),
+        _ => None,
+    };
     let hash = LineHash::of(line);
-    Ok(Some(EndOfFile { sequence, hash, is_closed, whole_bytes, torn }))
+    Ok(Some(EndOfFile { sequence, hash, closed, whole_bytes, torn }))
 }
 
 #[cfg(test)]

@@ -184,6 +184,30 @@ pub struct DecisionEvent {
     pub request_bytes: usize,
 }
 
+fn certificate_bytes(facts: &CertificateFacts) -> usize {
+    const ADDRESS_BYTES: usize = 48;
+    let names = facts.dns.iter().chain(&facts.uris).map(|name| name.len() + 3);
+    let known = facts.subject.len() + facts.issuer.len() + facts.serial.len();
+    known + names.sum::<usize>() + facts.ips.len() * ADDRESS_BYTES
+}
+
+impl DecisionEvent {
+    /// Bytes of what is as long as clients, certificates and policies make it.
+    fn text_bytes(&self) -> usize {
+        let principal = self.principal.as_ref().map_or(0, |principal| principal.len());
+        let path = match &self.path {
+            Path::Known(_) => 0,
+            Path::Page(path) | Path::Unknown(path) => path.len(),
+        };
+        let verdict = match &self.verdict {
+            Verdict::Allow(rules) => rules.iter().map(|rule| rule.len() + 3).sum(),
+            Verdict::Deny { rule, .. } => rule.as_ref().map_or(0, |rule| rule.len()),
+            Verdict::Refuse { detail, .. } => detail.len(),
+        };
+        principal + path + verdict + self.touches.weight_bytes()
+    }
+}
+
 /// What a request does, as it is recorded.
 ///
 /// Keys are copies, and cut: a slice of the request would keep all of it in memory, value
@@ -442,8 +466,10 @@ impl Record {
     pub fn weight_bytes(&self) -> usize {
         const BASE: usize = 256;
         match &self.event {
-            Event::Decision(decision) => BASE + decision.touches.weight_bytes(),
-            Event::ConnectionOpen { .. } => BASE * 8,
+            Event::Decision(decision) => BASE + decision.text_bytes(),
+            Event::ConnectionOpen { facts, .. } => {
+                BASE * 4 + facts.as_deref().map_or(0, certificate_bytes)
+            }
             Event::ConnectionRefused { detail, .. } => BASE + detail.len(),
             Event::ProcessStart { beginning, levels, .. } => {
                 let rules: usize = levels.rules.iter().map(String::len).sum();

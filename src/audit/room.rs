@@ -124,6 +124,28 @@ mod tests {
         assert_eq!(fill(&first).len(), 800);
     }
 
+    /// The attack on the queue: room that nobody gives back.
+    #[test]
+    fn places_that_are_put_together_free_all_their_room() {
+        let room = Arc::new(QueueShare::new(4000 * UNIT_BYTES));
+        let shares: Vec<_> = (0..LOOKED_AT + 2).map(|_| Arc::new(room.beside())).collect();
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            for share in &shares {
+                put_together(&mut places, share.take(2, 1).unwrap());
+            }
+            for share in shares.iter().take(2) {
+                put_together(&mut places, share.take(1, 0).unwrap());
+                put_together(&mut places, share.take(1, 0).unwrap());
+            }
+        }
+        assert_eq!(room.free(), 4000 - 3 * (3 * shares.len() + 4));
+        assert!(places.len() < 3 * (shares.len() + 4));
+        drop(places);
+        assert_eq!(room.free(), 4000);
+        assert!(shares.iter().all(|share| share.held.load(Ordering::SeqCst) == 0));
+    }
+
     #[test]
     fn a_record_of_any_size_has_its_turn_and_splits() {
         let share = Arc::new(QueueShare::new(256 * UNIT_BYTES));

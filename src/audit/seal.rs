@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::chain::EpochKey;
 use crate::chain::{ChainId, LineHash, checkpoint_statement, epoch_statement, to_hex};
-use crate::small_file;
+use crate::regular_file;
 
 /// The most bytes of a key's file that are read.
 const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
@@ -29,7 +29,7 @@ impl LongTermKey {
     /// What is wrong with it.
     pub fn read(path: &Path) -> Result<Self, String> {
         let name = path.display();
-        let text = small_file::read(path, KEY_FILE_BYTES_MAX)
+        let text = regular_file::read(path, KEY_FILE_BYTES_MAX)
             .map_err(|error| format!("cannot read the key `{name}`: {error}"))?;
         let der = PrivatePkcs8KeyDer::from_pem_slice(&text)
             .map_err(|_| format!("`{name}` holds no private key (PEM, PKCS #8)"))?;

@@ -20,7 +20,7 @@ use super::event::{Event, Record};
 use super::folder::{FolderLock, sync};
 use super::writer::Shared;
 use crate::chain::{ChainId, LineHash, SegmentName};
-use crate::clock;
+use crate::{clock, regular_file};
 
 /// Files become old also when nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
@@ -129,7 +129,7 @@ fn tidy(
 
 /// The file, unless somebody writes it or may be about to.
 fn closed_file(name: SegmentName, path: &Path, settled: Duration) -> io::Result<Option<Closed>> {
-    let file = File::open(path)?;
+    let file = regular_file::open(path)?;
     let metadata = file.metadata()?;
     let modified = metadata.modified()?;
     let is_settled = modified.elapsed().is_ok_and(|age| age >= settled);

@@ -140,6 +140,7 @@ impl Shared {
 
     /// Queues a record; its sequence number. The writer is woken if somebody waits for the record.
     pub(super) fn push(&self, record: &Record, place: Option<Place>, waited_for: bool) -> u64 {
+        // Always taken.
         self.push_if(|_| true, record, place, waited_for).unwrap_or_default()
     }
 
@@ -207,7 +208,7 @@ impl Shared {
         }
     }
 
-    /// Whether no decision may be handed over any more: nobody might write it.
+    /// Whether the log is being closed: who tries again and again gives up.
     pub(super) fn is_closing(&self) -> bool {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).closing
     }

@@ -85,7 +85,10 @@ impl Loader<'_> {
         let is_there = path.symlink_metadata().is_ok();
         let name_bytes = path.file_name().unwrap_or_default().len();
         let wrong = match path.metadata() {
-            _ if text.value.is_empty() || text.value.ends_with('/') => {
+            _ if text.value.is_empty()
+                || text.value.ends_with('/')
+                || text.value.contains('\0') =>
+            {
                 Some(("names no file", "a file of its own"))
             }
             _ if name_bytes > NAME_BYTES_MAX => Some(("has too long a name", "at most 255 bytes")),

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::document::{Document, Location};
-use crate::small_file;
+use crate::regular_file;
 
 /// The most bytes of a config or policy file that are read.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -36,7 +36,7 @@ pub fn read_text(path: &Path) -> Result<String, TextError> {
     let fault = |fault: io::Error| {
         error(format!("cannot read `{file}`: {fault}"), fault.kind() == io::ErrorKind::NotFound)
     };
-    String::from_utf8(small_file::read(path, FILE_BYTES_MAX).map_err(fault)?).map_err(|invalid| {
+    String::from_utf8(regular_file::read(path, FILE_BYTES_MAX).map_err(fault)?).map_err(|invalid| {
         let valid = invalid.as_bytes().iter().take(invalid.utf8_error().valid_up_to());
         let mut error = error(format!("`{file}` is not UTF-8"), false);
         error.location.line = valid.filter(|byte| **byte == b'\n').count() + 1;

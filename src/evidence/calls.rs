@@ -126,6 +126,7 @@ pub fn read(
         let before = last.replace(file);
         if before.is_some_and(|(chain, _)| chain != segment.name.chain) {
             joining.end(tell);
+            // Its records have numbers of their own.
             joining = Joining::default();
         }
         joining.skip_known(before == Some(file));

@@ -10,6 +10,7 @@ use super::calls::{Call, Unread};
 use super::joining::Joining;
 use super::segments::{FindError, LineError, Lines, Segment, find};
 use crate::chain::{ChainId, SegmentName, head};
+use crate::regular_file;
 
 /// Lines that cannot be read and are told in one turn.
 const UNREAD_MAX: usize = 100;
@@ -188,7 +189,8 @@ impl Place {
                 // The next file is made before the end of this one is written, and has its first line behind it.
                 let here = self.number;
                 let current = || files.iter().filter(|file| file.name.number == here);
-                if !self.is_done && current().next().is_some() && !has_a_line(file) {
+                let may_come = file.name.number == last && current().next().is_some();
+                if !self.is_done && may_come && !has_a_line(file) {
                     return true;
                 }
                 for current in current() {
@@ -210,6 +212,10 @@ impl Place {
             if is_here && !self.read(file, skips, is_last, is_wanted, tell, unread) {
                 return false;
             }
+            let is_plain = |other: &Segment| !other.name.compressed;
+            let same = files.iter().filter(|other| other.name.number == self.number);
+            // Nothing more can come in a file that is compressed, unless the other is still there, and perhaps in use.
+            self.is_done |= is_here && file.name.compressed && !same.into_iter().any(is_plain);
         }
         true
     }
@@ -286,14 +292,13 @@ impl Place {
             self.offset = offset + line.bytes.len() as u64 + 1;
             self.is_done = is_end;
         }
-        self.is_done |= file.name.compressed;
         Ok(())
     }
 }
 
 /// The lines behind an offset of the uncompressed file; `None` when there is nothing.
 fn behind(file: &Segment, offset: u64) -> io::Result<Option<Lines<Box<dyn BufRead>>>> {
-    let mut plain = std::fs::File::open(&file.path)?;
+    let mut plain = regular_file::open(&file.path)?;
     let reader: Box<dyn BufRead> = if file.name.compressed {
         let mut decoder = zstd::Decoder::new(plain)?;
         io::copy(&mut (&mut decoder).take(offset), &mut io::sink())?;

@@ -4,10 +4,11 @@
 //! forgotten is shown as unknown.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use super::calls::{Call, CallOutcome, KeyTouch};
 use super::record::Record;
-use crate::chain::{ChainId, head};
+use crate::chain::{ChainId, LineHash, head};
 
 /// Open calls that are remembered.
 const CALLS_MAX: usize = 200_000;
@@ -24,17 +25,21 @@ pub(super) struct Joining {
     open: BTreeMap<u64, (Key, Call)>,
     by_call: HashMap<Key, u64>,
     recent: Option<Recent>,
-    /// The highest number of a record that was read.
+    /// The last line, and the highest number of a record that was read.
+    last_line: Vec<u8>,
     last: u64,
-    /// Records up to that one were read before.
-    known: u64,
+    /// A second copy of what was read is being read: records up to that one are known. The next must stand behind the
+    /// last line, or whoever can put a copy beside a file could add to it what `verify` does not see.
+    known: Option<u64>,
 }
 
-/// Calls, by their sequence numbers, that were decided since the last turn of who follows, and before.
+/// Where the turns of who follows ended, by sequence numbers: calls that stand between the two and are still open are
+/// told now.
 #[derive(Debug, Default)]
 struct Recent {
-    this_turn: Vec<u64>,
-    last_turn: Vec<u64>,
+    told: u64,
+    last_turn: u64,
+    newest: u64,
 }
 
 impl Joining {
@@ -44,8 +49,8 @@ impl Joining {
     }
 
     /// From now on records that were read before are passed over, or none is.
-    pub(super) const fn skip_known(&mut self, skips: bool) {
-        self.known = if skips { self.last } else { 0 };
+    pub(super) fn skip_known(&mut self, skips: bool) {
+        self.known = skips.then_some(self.last);
     }
 
     /// Takes a line, which may be any.
@@ -62,10 +67,21 @@ impl Joining {
         // Only these are about calls; the rest of a large log is not taken apart.
         let about = ["decision", "outcome", "connection.open", "connection.close"];
         let head = head(line).ok_or("it does not begin like a record")?;
-        if head.sequence <= self.known {
-            return Ok(());
+        if let Some(known) = self.known {
+            if head.sequence <= known {
+                return Ok(());
+            }
+            if LineHash::previous_in(line) != Some(LineHash::of(&self.last_line)) {
+                return Err("it does not go on where the other copy of this file ends".to_owned());
+            }
+            self.known = None;
         }
-        self.last = self.last.max(head.sequence);
+        // One that is cut off comes whole in the other copy.
+        if LineHash::previous_in(line).is_some() {
+            self.last = self.last.max(head.sequence);
+            self.last_line.clear();
+            self.last_line.extend_from_slice(line);
+        }
         if about.contains(&head.kind) {
             let record = serde_json::from_slice(line).map_err(|error| error.to_string())?;
             self.take(chain, &record, is_wanted, tell);
@@ -78,12 +94,11 @@ impl Joining {
     /// Tells the calls that have been open since the turn before the last, as far as they are new.
     pub(super) fn tell_open(&mut self, tell: &mut dyn FnMut(Call)) {
         let Some(recent) = &mut self.recent else { return };
-        for seq in std::mem::take(&mut recent.last_turn) {
-            if let Some((_, call)) = self.open.get(&seq) {
-                tell(Call { is_open: true, ..call.clone() });
-            }
+        let told = (Bound::Excluded(recent.told), Bound::Included(recent.last_turn));
+        for (_, call) in self.open.range(told).map(|(_, open)| open) {
+            tell(Call { is_open: true, ..call.clone() });
         }
-        recent.last_turn = std::mem::take(&mut recent.this_turn);
+        (recent.told, recent.last_turn) = (recent.last_turn, recent.newest);
     }
 
     /// Tells every call that is open, and none of them again before its end.
@@ -91,7 +106,9 @@ impl Joining {
         for (_, call) in self.open.values() {
             tell(Call { is_open: true, ..call.clone() });
         }
-        self.recent = self.recent.take().map(|_| Recent::default());
+        if let Some(Recent { told, last_turn, newest }) = &mut self.recent {
+            (*told, *last_turn) = (*newest, *newest);
+        }
     }
 
     fn take(
@@ -148,10 +165,8 @@ impl Joining {
             self.by_call.remove(&oldest);
             tell(call);
         }
-        if let Some(recent) = &mut self.recent
-            && recent.this_turn.len() < CALLS_MAX
-        {
-            recent.this_turn.push(call.seq);
+        if let Some(recent) = &mut self.recent {
+            recent.newest = recent.newest.max(call.seq);
         }
         self.by_call.insert(key, call.seq);
         self.open.insert(call.seq, (key, call));

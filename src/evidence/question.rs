@@ -21,7 +21,7 @@ pub struct Question {
     /// A pattern over the RPC or path.
     pub rpc: Option<glob::Pattern>,
     /// The address of the client, without its port.
-    pub source: Option<String>,
+    pub source: Option<IpAddr>,
     /// From this time on, as records show times.
     pub since: Option<String>,
     /// Before this time.
@@ -64,9 +64,9 @@ impl Question {
             let identity = whole.split('(').next().unwrap_or_default();
             pattern.matches(whole) || pattern.matches(identity)
         };
-        let source = |wanted: &String| {
-            let address = call.source.as_deref().and_then(|source| source.rsplit_once(':'));
-            address.is_some_and(|(address, _)| plain(address) == plain(wanted))
+        let source = |wanted: &IpAddr| {
+            let source = call.source.as_deref().and_then(|source| source.rsplit_once(':'));
+            source.and_then(|(source, _)| address(source)) == Some(*wanted)
         };
         let rpc = |pattern: &glob::Pattern| {
             let method = call.rpc.rsplit('/').next().unwrap_or_default();
@@ -101,10 +101,12 @@ impl Question {
     }
 }
 
-/// An address as one text, whichever way it is written: 10.0.0.7 and ::ffff:10.0.0.7 are one host.
-fn plain(address: &str) -> String {
-    let bare = address.trim_matches(['[', ']']);
-    bare.parse::<IpAddr>().map_or_else(|_| bare.to_owned(), |ip| ip.to_canonical().to_string())
+/// An address as one, whichever way it is written: 10.0.0.7 and ::ffff:10.0.0.7 are one host. The zone of one that is
+/// of a link only is left out.
+#[must_use]
+pub fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.trim_matches(['[', ']']).split('%').next().unwrap_or_default();
+    bare.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
 /// Who last wrote or deleted a key.

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::chain::SegmentName;
+use crate::regular_file;
 
 /// The longest line that is read: more than any record can have.
 pub const LINE_BYTES_MAX: usize = 32 << 20;
@@ -137,7 +138,7 @@ impl Segment {
         &self,
         progress: &'a dyn Fn(u64),
     ) -> std::io::Result<Lines<Box<dyn BufRead + 'a>>> {
-        let file = Counted { file: File::open(&self.path)?, progress };
+        let file = Counted { file: regular_file::open(&self.path)?, progress };
         let reader: Box<dyn BufRead + 'a> = if self.name.compressed {
             let decoder = zstd::Decoder::new(file)?;
             Box::new(BufReader::with_capacity(READ_BYTES, decoder))

@@ -146,8 +146,13 @@ pub fn make_signing_key(file: &Path) -> Result<[PathBuf; 2], PkiError> {
     let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(named)?;
     let mut public = file.as_os_str().to_owned();
     public.push(".pub");
-    let private = write(file, &key.serialize_pem(), 0o600)?;
-    Ok([private, write(Path::new(&public), &key.public_key_pem(), 0o644)?])
+    // The public one first: whatever fails, no private key is left that has none.
+    let public = write(Path::new(&public), &key.public_key_pem(), 0o644)?;
+    let private = write(file, &key.serialize_pem(), 0o600);
+    if private.is_err() {
+        drop(std::fs::remove_file(&public));
+    }
+    Ok([private?, public])
 }
 
 /// Makes a key for keyed hashes, mode 0600.

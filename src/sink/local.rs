@@ -26,13 +26,11 @@ pub(super) struct Local {
 #[derive(Debug)]
 enum Place {
     /// What was begun is gone on with: a pipe cannot take it back.
-    Stdout {
-        begun: Begun,
-        file: Option<File>,
-    },
+    Stdout { begun: Begun, file: Option<File> },
     File {
         path: PathBuf,
-        file: Option<File>,
+        /// And how long it was when it was written last.
+        file: Option<(File, u64)>,
     },
 }
 
@@ -100,14 +98,19 @@ impl Place {
                 begun.write(lines, file.insert(stdout))
             }
             Self::File { path, file } => {
-                let mut opened = match file.take() {
-                    Some(file) => file,
+                // Whoever may write there, too, must not have the next checkpoint read as the end of another line.
+                let as_it_was = |(opened, length): &(File, u64)| {
+                    opened.metadata().is_ok_and(|data| data.len() == *length)
+                };
+                let mut opened = match file.take().filter(as_it_was) {
+                    Some((opened, _)) => opened,
                     None => open_behind_a_line(path)?,
                 };
                 opened.write_all(&lines)?;
                 opened.sync_data()?;
+                let length = opened.metadata()?.len();
                 // After a failure it is opened anew: it may be another one by then.
-                *file = Some(opened);
+                *file = Some((opened, length));
                 Ok(())
             }
         }

@@ -11,7 +11,7 @@ use rustls::{CertificateError, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::provider;
-use crate::small_file;
+use crate::regular_file;
 
 /// The most bytes of a PEM file that are read.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -220,7 +220,7 @@ fn holds(bytes: &[u8], text: &str) -> bool {
 
 fn read(path: &Path) -> Result<Vec<u8>, MaterialError> {
     let error = |error| MaterialError::Read { path: path.to_owned(), error };
-    small_file::read(path, FILE_BYTES_MAX).map_err(error)
+    regular_file::read(path, FILE_BYTES_MAX).map_err(error)
 }
 
 /// Why a certificate was refused, in words for people.

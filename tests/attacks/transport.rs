@@ -451,7 +451,7 @@ async fn outages(report: &mut Report) {
     report.add(139, "and their records", "folded, all counted", told(sockets == 100, &sockets));
 
     let etcd = Etcd::start_plain("3.7");
-    let full = Ringfence::start_with_small_files(&pki, &etcd.endpoint());
+    let full = Ringfence::start_with_regular_files(&pki, &etcd.endpoint());
     let acme = RawClient::connect(&pki, "acme", full.port).await;
     let mut last = acme.unary_bytes(RANGE, &bytes(&range(b"/tenants/acme/x", b""))).await;
     let mut answered = 0;

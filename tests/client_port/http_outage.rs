@@ -182,7 +182,7 @@ async fn a_page_that_outlives_the_drain_time_is_recorded_as_aborted() {
 async fn a_page_is_unavailable_when_its_decision_cannot_be_recorded() {
     let pki = Pki::make();
     let tap = HttpTap::start(response_head(&["content-length: 0"]), Then::End).await;
-    let ringfence = Ringfence::start_with_small_files(&pki, &tap.endpoint);
+    let ringfence = Ringfence::start_with_regular_files(&pki, &tap.endpoint);
     let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
     let mut served = 0;
     while acme.get("/health").await.http_status == 200 {

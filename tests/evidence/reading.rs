@@ -73,6 +73,7 @@ async fn a_log_answers_who_did_what_to_which_key() {
     story.check(&["query", "--principal", "tenant"], 0, head + 5, &["Range"]);
     story.check(&["query", "--source", "127.0.0.1"], 0, head + 5, &[]);
     story.check(&["query", "--source", "::ffff:127.0.0.1"], 0, head + 5, &[]);
+    story.check(&["query", "--source", "fe80::1%2"], 1, 1, &["no call fits"]);
     story.check(&["query", "--until", "1970-01-01T00:00:00Z"], 1, 1, &["no call fits"]);
     // What can never fit is a slip, and no answer.
     story.check(&["query", "--since", "1h", "--until", "2h"], 2, 2, &["`--until` is not after it"]);
@@ -104,6 +105,28 @@ async fn a_log_answers_who_did_what_to_which_key() {
     assert_eq!(code, 0, "{said}");
     for expected in ["calls by principal:", "uri.path.2=acme", "denied and refused:", "no_rule"] {
         assert!(said.contains(expected), "{said}");
+    }
+}
+
+/// The attack: whoever can write the folder has every check wait for ever.
+#[test]
+fn a_pipe_that_is_named_like_a_file_of_the_log_is_waited_for_by_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = "audit-1790000000123-9f86d081884c7d65-000001.jsonl";
+    let pipe = folder.path().join(name);
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let log = folder.path().to_str().unwrap();
+    for arguments in [
+        &["verify"][..],
+        &["query"],
+        &["blame", "/a"],
+        &["top"],
+        &["tail", "-n", "1"],
+        &["verify", "--key", pipe.to_str().unwrap()],
+        &["verify", "--witness", pipe.to_str().unwrap()],
+    ] {
+        let (code, said) = ringfence(&[&["audit"], arguments, &[log]].concat());
+        assert!(code > 0 && said.contains("it is no regular file"), "{arguments:?} {code}: {said}");
     }
 }
 

@@ -317,7 +317,55 @@ const CASES: &[Case] = &[
         },
         expected: "files 1 to 1 of this chain are not there",
     },
+    Case {
+        kind: "a forged copy beside a file, for those who read the copy",
+        with: With::Nothing,
+        tamper: |files| {
+            let copy = compressed_beside(&files[0]);
+            let mut all = lines(&files[0]);
+            all[40] = all[40].replacen("\"call\":", "\"call\":9", 1);
+            chain_anew(&mut all, 0, LineHash::ZERO, 1);
+            fs::write(copy, zstd::encode_all((all.join("\n") + "\n").as_bytes(), 3).unwrap())
+                .unwrap();
+        },
+        expected: "not alike: this file is there more than once, and from its line 41 on",
+    },
+    Case {
+        kind: "a copy beside a file, with more behind its end",
+        with: With::Nothing,
+        tamper: |files| {
+            let copy = compressed_beside(&files[0]);
+            let mut all = lines(&files[0]);
+            let (count, before) = (all.len(), hash(all.last().unwrap()));
+            all.push(all[40].clone());
+            chain_anew(&mut all, count, before, count as u64 + 1);
+            fs::write(copy, zstd::encode_all((all.join("\n") + "\n").as_bytes(), 3).unwrap())
+                .unwrap();
+        },
+        expected: "fault: ",
+    },
+    Case {
+        kind: "a number that no log reaches",
+        with: With::Nothing,
+        tamper: |files| {
+            let all = lines(&files[0]);
+            let number = u64::MAX;
+            let line = all[0].replacen("\"seq\":1,", &format!("\"seq\":{number},"), 1);
+            write(
+                &files[0].with_file_name(
+                    SegmentName { number: 2, chain: ChainId::new(3, [1; 8]), compressed: false }
+                        .to_string(),
+                ),
+                &[line.clone(), line],
+            );
+        },
+        expected: "changed: this line is no record (it does not begin like one)",
+    },
 ];
+
+fn compressed_beside(file: &Path) -> PathBuf {
+    file.with_file_name(SegmentName { compressed: true, ..name_of(file) }.to_string())
+}
 
 fn forge_first(file: &Path, change: impl FnOnce(&str) -> String) {
     edit(file, |all| {
@@ -358,11 +406,15 @@ async fn a_log_that_nobody_touched_is_whole_and_every_tampering_is_named() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(CASES.len() >= 15);
 
-    // Compressed, it is as whole.
+    // Compressed, it is as whole; and so with copies from elsewhere.
     let copy = written.copy();
-    compress(&audit_files(copy.path())[0]);
+    let packed = compress(&audit_files(copy.path())[0]);
     let (code, said) = verify(&written, copy.path(), With::KeyAndWitness);
     assert_eq!(code, 0, "{said}");
+    let log = written.log();
+    let paths = [log.to_str().unwrap(), packed.to_str().unwrap(), copy.path().to_str().unwrap()];
+    let (code, said) = ringfence(&[&["audit", "verify"][..], &paths].concat());
+    assert!(code == 0 && said.contains("twice: this file is there more than once"), "{said}");
 
     // Another auditor's key.
     let other = copy.path().join("other-key");

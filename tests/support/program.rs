@@ -87,7 +87,7 @@ impl Ringfence {
     }
 
     /// The same, quiet, with a small audit queue, and no file of it can grow beyond 64 KiB.
-    pub fn start_with_small_files(pki: &Pki, endpoint: &str) -> Self {
+    pub fn start_with_regular_files(pki: &Pki, endpoint: &str) -> Self {
         let mut command = Command::new("sh");
         // An ignored SIGXFSZ is inherited: a write fails instead of ending the process.
         let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\"";

@@ -16,7 +16,7 @@ use super::event::{
     RecordedTouch, StreamEnd, Verdict,
 };
 use super::level::{Level, verb};
-use crate::chain::LineHash;
+use crate::chain::{LineHash, push_hex};
 use crate::etcd::Touch;
 use crate::identity::CertificateFacts;
 
@@ -66,7 +66,9 @@ impl LineWriter {
     /// A time as the line of a record of that time shows it.
     pub(super) fn time_text(&mut self, time: Duration) -> String {
         self.note_second(time);
-        format!("{}.{:06}Z", self.second_text, time.subsec_micros())
+        let mut text = Vec::new();
+        push_time(&self.second_text, time.subsec_micros(), &mut text);
+        String::from_utf8(text).unwrap_or_default()
     }
 
     fn note_second(&mut self, time: Duration) {
@@ -312,6 +314,18 @@ fn certificate(line: &mut Line<'_>, facts: &CertificateFacts) {
     line.text("not_after", &timestamp_of_seconds(facts.not_after_seconds));
 }
 
+/// What a record shows and what a checkpoint signs are made by this.
+fn push_time(second: &str, micros: u32, bytes: &mut Vec<u8>) {
+    let mut digits = *b".000000Z";
+    let mut rest = micros;
+    for digit in digits.iter_mut().rev().skip(1).take(6) {
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
+        rest /= 10;
+    }
+    bytes.extend_from_slice(second.as_bytes());
+    bytes.extend_from_slice(&digits);
+}
+
 fn timestamp_of_seconds(seconds: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| "unknown".to_owned())
@@ -397,17 +411,10 @@ impl<'a> Line<'a> {
     }
 
     fn time(&mut self, name: &'static str, second: &str, micros: u32) {
-        let mut digits = *b"000000Z\"";
-        let mut rest = micros;
-        for digit in digits.iter_mut().rev().skip(2) {
-            *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
-            rest /= 10;
-        }
         self.name(name);
         self.bytes.push(b'"');
-        self.bytes.extend_from_slice(second.as_bytes());
-        self.bytes.push(b'.');
-        self.bytes.extend_from_slice(&digits);
+        push_time(second, micros, self.bytes);
+        self.bytes.push(b'"');
     }
 
     /// INVARIANT: what is displayed needs no escape.
@@ -455,9 +462,7 @@ impl<'a> Line<'a> {
     fn hex(&mut self, name: &'static str, bytes: &[u8]) {
         self.name(name);
         self.bytes.push(b'"');
-        for byte in bytes {
-            drop(write!(self.bytes, "{byte:02x}"));
-        }
+        push_hex(bytes, self.bytes);
         self.bytes.push(b'"');
     }
 

@@ -44,7 +44,7 @@ pub(super) struct Which {
     rpc: Option<glob::Pattern>,
     /// The client's address, without its port
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
-    source: Option<String>,
+    source: Option<IpAddr>,
     /// From then on: 2027-01-15T08:00:00Z, or so long ago: 90s, 15m, 2h, 7d
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<String>,
@@ -103,7 +103,7 @@ impl Which {
             verb: self.verb.clone(),
             verdict: self.verdict.clone(),
             rpc: self.rpc.clone(),
-            source: self.source.clone(),
+            source: self.source,
             since: self.since.clone(),
             until: self.until.clone(),
             after_seq: self.after_seq,
@@ -229,12 +229,11 @@ fn verb(text: &str) -> Result<String, String> {
     }
 }
 
-/// An address without its port, as records show it.
-fn address(text: &str) -> Result<String, String> {
-    let address = text.trim_matches(['[', ']']).parse::<IpAddr>();
-    address
-        .map(|address| address.to_string())
-        .map_err(|_| "no IP address, such as 10.0.0.7 or fd00::7; the port is left out".to_owned())
+fn address(text: &str) -> Result<IpAddr, String> {
+    let address = crate::evidence::question::address(text);
+    address.ok_or_else(|| {
+        "no IP address, such as 10.0.0.7 or fd00::7; the port is left out".to_owned()
+    })
 }
 
 /// A time as records show it, so that times compare as texts.

@@ -1,5 +1,6 @@
 //! One chain, followed from its first line to its last.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 
@@ -7,6 +8,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::copies::{Difference, compare};
 use super::keys::{ProcessKey, PublicKey};
 use super::{Finding, Place, Report, What};
 use crate::chain::{ChainId, Head, LineHash, head};
@@ -78,11 +80,10 @@ impl<'k> Chain<'k> {
         let mut files = files.iter().peekable();
         while let Some(file) = files.next() {
             let number = file.name.number;
-            // In their order the one that is not compressed comes first.
             let is_again = |other: &&&Segment| other.name.number == number;
-            if std::iter::from_fn(|| files.next_if(is_again)).count() > 0 {
-                report.notes.push(self.finding(file, 0, 0, What::Twice));
-            }
+            let copies =
+                std::iter::from_fn(|| files.next_if(is_again)).copied().collect::<Vec<_>>();
+            let file = self.longest(file, &copies, report, progress);
             let is_last = files.peek().is_none();
             let result = if number == next || next == 1 {
                 if number > 1 && next == 1 {
@@ -125,7 +126,36 @@ impl<'k> Chain<'k> {
         if self.process_key.is_some() && unsealed > u64::from(self.stopped) {
             note(What::Unsealed(unsealed));
         }
-        report.sealed += self.sealed;
+        report.sealed = report.sealed.saturating_add(self.sealed);
+    }
+
+    /// Of all copies of a file the one that has the others in it.
+    fn longest<'s>(
+        &mut self,
+        file: &'s Segment,
+        copies: &[&'s Segment],
+        report: &mut Report,
+        progress: &dyn Fn(u64),
+    ) -> &'s Segment {
+        let mut longest = file;
+        for copy in copies {
+            match compare(longest, copy, progress) {
+                Ok(Ordering::Less) => longest = copy,
+                Ok(Ordering::Equal | Ordering::Greater) => {}
+                Err(difference) => {
+                    let what = match difference {
+                        Difference::At(record) => What::CopiesDiffer(record),
+                        Difference::Unreadable(error) => What::Unreadable(error.to_string()),
+                    };
+                    self.found.is_faulty = true;
+                    report.faults.push(self.finding(copy, 0, 0, what));
+                }
+            }
+        }
+        if !copies.is_empty() {
+            report.notes.push(self.finding(longest, 0, 0, What::Twice));
+        }
+        longest
     }
 
     fn finding(&self, file: &Segment, record: u64, offset: u64, what: What) -> Finding {
@@ -140,7 +170,7 @@ impl<'k> Chain<'k> {
         report: &mut Report,
         progress: &dyn Fn(u64),
     ) -> Result<(), Finding> {
-        let expected = |chain: &Self| chain.found.last.0 + 1;
+        let expected = |chain: &Self| chain.found.last.0.saturating_add(1);
         let unreadable = |chain: &Self, error: LineError| {
             chain.finding(file, expected(chain), 0, What::Unreadable(error.to_string()))
         };
@@ -210,7 +240,7 @@ impl<'k> Chain<'k> {
 
     fn check_order(&self, head: &Head<'_>, previous: LineHash) -> Result<(), What> {
         let (last, hash) = self.found.last;
-        let expected = last + 1;
+        let expected = last.saturating_add(1);
         if head.sequence > expected {
             return Err(What::Missing(expected, head.sequence - 1));
         }

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
 use crate::chain::{ChainId, LineHash, checkpoint_statement, epoch_statement, from_hex, to_hex};
-use crate::small_file;
+use crate::regular_file;
 
 /// What stands before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
 const ED25519_PREFIX: [u8; 12] =
@@ -29,7 +29,7 @@ impl PublicKey {
     /// What is wrong with it.
     pub fn read(path: &Path) -> Result<Self, String> {
         let name = path.display();
-        let text = small_file::read(path, KEY_FILE_BYTES_MAX)
+        let text = regular_file::read(path, KEY_FILE_BYTES_MAX)
             .map_err(|error| format!("cannot read the key `{name}`: {error}"))?;
         let der = SubjectPublicKeyInfoDer::from_pem_slice(&text).map_err(|_| {
             if PrivatePkcs8KeyDer::from_pem_slice(&text).is_ok() {

@@ -2,6 +2,7 @@
 //! is not as it must be is named. What is not proven is said as well.
 
 mod chain;
+mod copies;
 mod keys;
 mod witness;
 
@@ -141,8 +142,15 @@ pub enum What {
     /// A file that cannot be read.
     #[error("unreadable: {0}")]
     Unreadable(String),
+    /// The file is there more than once, and its copies do not say the same.
+    #[error(
+        "not alike: this file is there more than once, and from its line {0} on the copies differ"
+    )]
+    CopiesDiffer(u64),
     /// The file is there more than once.
-    #[error("twice: this file is there more than once, compressed or as a copy; this one was read")]
+    #[error(
+        "twice: this file is there more than once, compressed or as a copy; the longest was followed"
+    )]
     Twice,
     /// The clock went back.
     #[error("the clock went back by {0} seconds here")]

@@ -10,7 +10,7 @@ use super::chain::Followed;
 use super::{Finding, Report, What, removed};
 use crate::chain::{ChainId, LineHash};
 use crate::evidence::segments::{LineError, Lines};
-use crate::small_file;
+use crate::regular_file;
 
 /// The records that it knows, by chain.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl Witness {
     /// Why nothing can be held against it.
     pub fn read(path: &Path) -> Result<Self, String> {
         let fault = |why: String| format!("cannot read the witness `{}`: {why}", path.display());
-        let file = small_file::open(path).map_err(|error| fault(error.to_string()))?;
+        let file = regular_file::open(path).map_err(|error| fault(error.to_string()))?;
         let mut lines = Lines::new(BufReader::new(file));
         let mut witness = Self::default();
         loop {

@@ -1,5 +1,5 @@
-//! Reads files that are small by nature, such as keys and certificates: regular ones only, and never more than
-//! a bound. To open a pipe waits for a writer, for ever if need be.
+//! Opens regular files only: to open a pipe waits for a writer, for ever if need be. Those that are small by nature,
+//! such as keys, it reads whole, and never more than a bound.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read as _, Result};
