@@ -90,6 +90,11 @@ impl FolderLock {
     /// Waits for it, but not for ever.
     pub(super) fn take(directory: &Path) -> std::result::Result<Self, FileError> {
         let path = directory.join(LOCK);
+        // To open a pipe would wait for ever.
+        if path.metadata().is_ok_and(|data| !data.is_file()) {
+            let error = Error::new(ErrorKind::InvalidInput, "it is no regular file");
+            return Err(FileError { path, error });
+        }
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
         let file = file.map_err(fault(&path))?;
         let started = Instant::now();

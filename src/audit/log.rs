@@ -308,8 +308,26 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         // An empty one is old for nobody.
         let due = (large || old) && self.segment.records > 1;
         if (gap.is_some() || due || asked) && !self.has_stopped {
-            self.rotate(gap, places)?;
+            let began = self.rotate(gap, places)?;
+            if is_deleted && !began {
+                self.wait_for_a_file(places)?;
+            }
         }
+        Ok(())
+    }
+
+    /// What is written into a file that has no name is lost: until there is another one nothing is taken, and
+    /// requests stop.
+    fn wait_for_a_file(&mut self, places: &mut Vec<Place>) -> std::io::Result<()> {
+        let gone = || std::io::Error::other("its file was deleted, and there is no other one");
+        while !self.rotate(Some("file_deleted"), places)? {
+            self.shared.note(&Err(gone()));
+            if self.shared.is_closing() {
+                return Err(gone());
+            }
+            std::thread::sleep(RETRY);
+        }
+        self.shared.note(&Ok(()));
         Ok(())
     }
 
@@ -327,12 +345,12 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         }
     }
 
-    /// Goes on in the next file. Without one it goes on in this one, and tries again.
+    /// Goes on in the next file; false when there is none, and the one in use stays.
     fn rotate(
         &mut self,
         gap: Option<&'static str>,
         places: &mut Vec<Place>,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<bool> {
         let number = self.segments.number();
         let disk = match self.segments.next() {
             Ok(disk) => disk,
@@ -340,7 +358,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
                 if !std::mem::replace(&mut self.segment.is_stuck, true) {
                     tracing::error!(%error, "the audit log has no next file; it goes on in this one");
                 }
-                return Ok(());
+                return Ok(false);
             }
         };
         self.seal();
@@ -363,7 +381,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         if let Some(tidy) = &self.tidy {
             tidy.wake();
         }
-        Ok(())
+        Ok(true)
     }
 
     /// So that a file can be read alone.

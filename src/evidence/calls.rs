@@ -108,6 +108,15 @@ pub struct Unread {
     pub why: String,
 }
 
+/// What is to be said of an answer.
+#[derive(Debug)]
+pub struct Reading {
+    /// What could not be read. Reading goes on behind a line; a file that cannot be read is left there.
+    pub unread: Vec<Unread>,
+    /// Rules of the config left requests out of these logs: what is not in them may have been.
+    pub leaves_out: bool,
+}
+
 /// Reads the files in their order and tells each call once it has ended, or the chain has. `progress` hears of
 /// bytes of the files as they are read.
 pub fn read(
@@ -115,8 +124,8 @@ pub fn read(
     is_wanted: &dyn Fn(&Call) -> bool,
     tell: &mut dyn FnMut(Call),
     progress: &dyn Fn(u64),
-) -> Vec<Unread> {
-    let mut unread = Vec::new();
+) -> Reading {
+    let (mut unread, mut leaves_out) = (Vec::new(), false);
     let mut joining = Joining::default();
     let mut last = None;
     for segment in segments {
@@ -126,6 +135,7 @@ pub fn read(
         let before = last.replace(file);
         if before.is_some_and(|(chain, _)| chain != segment.name.chain) {
             joining.end(tell);
+            leaves_out |= joining.leaves_out();
             // Its records have numbers of their own.
             joining = Joining::default();
         }
@@ -137,7 +147,8 @@ pub fn read(
         unread.extend(fault.err());
     }
     joining.end(tell);
-    unread
+    leaves_out |= joining.leaves_out();
+    Reading { unread, leaves_out }
 }
 
 fn unread_at(segment: &Segment, offset: u64, why: String) -> Unread {

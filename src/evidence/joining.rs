@@ -31,6 +31,7 @@ pub(super) struct Joining {
     /// A second copy of what was read is being read: records up to that one are known. The next must stand behind the
     /// last line, or whoever can put a copy beside a file could add to it what `verify` does not see.
     known: Option<u64>,
+    leaves_out: bool,
 }
 
 /// Where the turns of who follows ended, by sequence numbers: calls that stand between the two and are still open are
@@ -85,10 +86,17 @@ impl Joining {
         if about.contains(&head.kind) {
             let record = serde_json::from_slice(line).map_err(|error| error.to_string())?;
             self.take(chain, &record, is_wanted, tell);
+        } else if head.kind == "process.start" {
+            self.leaves_out |= has_rule_that_leaves_out(line);
         } else if ["process.stop", "chain.recovered"].contains(&head.kind) {
             self.end(tell);
         }
         Ok(())
+    }
+
+    /// Whether rules of the config left requests out.
+    pub(super) const fn leaves_out(&self) -> bool {
+        self.leaves_out
     }
 
     /// Tells the calls that have been open since the turn before the last, as far as they are new.
@@ -219,4 +227,16 @@ fn call_of(chain: ChainId, record: &Record<'_>, source: Option<String>) -> Call 
         is_open: false,
         outcome: None,
     }
+}
+
+/// Whether the rules that a first record shows leave requests out: of all that they fit, or of some alike.
+fn has_rule_that_leaves_out(line: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Start {
+        #[serde(default)]
+        levels: Vec<String>,
+    }
+    let start: Option<Start> = serde_json::from_slice(line).ok();
+    let leaves_out = |rule: &String| rule.starts_with("none") || rule.contains(" one_in=");
+    start.is_some_and(|start| start.levels.iter().any(leaves_out))
 }

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use tokio::task::JoinHandle;
@@ -98,13 +98,14 @@ impl Place {
                 begun.write(lines, file.insert(stdout))
             }
             Self::File { path, file } => {
-                // Whoever may write there, too, must not have the next checkpoint read as the end of another line.
-                let as_it_was = |(opened, length): &(File, u64)| {
-                    opened.metadata().is_ok_and(|data| data.len() == *length)
-                };
-                let mut opened = match file.take().filter(as_it_was) {
-                    Some((opened, _)) => opened,
-                    None => open_behind_a_line(path)?,
+                let mut opened = match file.take() {
+                    // What was in it is gone; the next try makes another.
+                    Some((opened, _)) if !is_at(path, &opened) => {
+                        return Err(io::Error::other("it was removed or replaced"));
+                    }
+                    // Whoever may write there, too, must not have the next checkpoint read as the end of another line.
+                    Some((opened, length)) if opened.metadata()?.len() == length => opened,
+                    Some(_) | None => open_behind_a_line(path)?,
                 };
                 opened.write_all(&lines)?;
                 opened.sync_data()?;
@@ -134,6 +135,11 @@ impl Begun {
         *self = Self::default();
         Ok(())
     }
+}
+
+fn is_at(path: &Path, opened: &File) -> bool {
+    let (Ok(there), Ok(opened)) = (path.metadata(), opened.metadata()) else { return false };
+    (there.dev(), there.ino()) == (opened.dev(), opened.ino())
 }
 
 /// A write that failed, of this process or an earlier one, may have left half a line: it gets an end.
@@ -273,5 +279,15 @@ mod tests {
         let mut later = Place::File { path: path.clone(), file: None };
         later.write(b"{}\n".to_vec()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"half\":\n{}\n[]\n{}\n");
+        // The attack: who may append leaves half a line while the file is open.
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"half\":").unwrap();
+        later.write(b"[]\n".to_vec()).unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with("{\"half\":\n[]\n"));
+        // One that was removed is told, once.
+        std::fs::remove_file(&path).unwrap();
+        let told = later.write(b"{}\n".to_vec()).unwrap_err().to_string();
+        assert_eq!(told, "it was removed or replaced");
+        later.write(b"{}\n".to_vec()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{}\n");
     }
 }

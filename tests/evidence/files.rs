@@ -219,6 +219,28 @@ async fn a_file_that_is_deleted_is_noticed() {
     check_gap("file_deleted", |file| fs::remove_file(file).unwrap()).await;
 }
 
+/// The attack: the folder is deleted, and calls go on that no file has.
+#[tokio::test]
+async fn while_the_folder_is_gone_nothing_is_forwarded() {
+    let bench = Bench::new();
+    let mut ringfence = bench.start("mode = \"blocking\"\nwait_seconds = 1");
+    bench.calls(&ringfence, 3).await;
+    fs::remove_dir_all(bench.log()).unwrap();
+    let ready = || crate::support::http_get(ringfence.admin_port, "/readyz").unwrap();
+    wait_for("it to be noticed", || ready().0 == 503);
+    assert!(ready().1.contains("its file was deleted, and there is no other one"), "{:?}", ready());
+    let acme = RawClient::connect(&bench.pki, "acme", ringfence.port).await;
+    let range = RangeRequest { key: "/tenants/acme/x".into(), ..Default::default() };
+    assert_eq!(acme.unary(RANGE, &range).await.grpc_status, Some(14));
+    fs::create_dir(bench.log()).unwrap();
+    wait_for("it to go on", || ready().0 == 200);
+    bench.calls(&ringfence, 3).await;
+    assert_eq!(ringfence.stop().code(), Some(0));
+    let records = records(&bench.log());
+    assert_eq!(of_type(&records, "audit.gap").len(), 1);
+    assert!(of_type(&records, "decision").len() >= 3, "{records:?}");
+}
+
 #[tokio::test]
 async fn a_file_that_is_shortened_is_noticed() {
     check_gap("file_shortened", |file| {

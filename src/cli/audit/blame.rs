@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::progress::Progress;
 use super::question::{HashKey, Naming, complain_unnamed, files};
-use super::{COULD_NOT, complain_unread};
+use super::{COULD_NOT, complain_reading};
 use crate::cli::{complain, say};
 use crate::evidence::calls::{Call, read};
 use crate::evidence::keys::AskedKey;
@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let concerns = |call: &Call| Blame::concerns(&key, call);
     let progress = Progress::new(&segments);
     let mut tell_blame = |call| blame.take(&key, arguments.naming.name(call));
-    let unread = read(&segments, &concerns, &mut tell_blame, &|bytes| progress.add(bytes));
+    let reading = read(&segments, &concerns, &mut tell_blame, &|bytes| progress.add(bytes));
     progress.end();
     blame.conclude();
     tell(&key, &blame);
@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             blame.forgotten
         ));
     }
-    if complain_unread(&unread) {
+    if complain_reading(&reading) {
         ExitCode::from(COULD_NOT)
     } else if blame.last.is_some() || !blame.perhaps.is_empty() {
         ExitCode::SUCCESS

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::complain;
-use crate::evidence::calls::Unread;
+use crate::evidence::calls::{Reading, Unread};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -48,6 +48,17 @@ const COULD_NOT: u8 = 2;
 const UNREAD_SHOWN: usize = 20;
 
 /// Names what could not be read; true when there was anything.
+/// Says what is to be said of an answer; whether something could not be read.
+fn complain_reading(reading: &Reading) -> bool {
+    if reading.leaves_out {
+        complain(
+            "note: rules of `audit.level` left requests out of these logs (`levels` in a first record): \
+             of those there is no record",
+        );
+    }
+    complain_unread(&reading.unread)
+}
+
 fn complain_unread(unread: &[Unread]) -> bool {
     for Unread { path, offset, why } in unread.iter().take(UNREAD_SHOWN) {
         complain(&format!("error: {}: byte {offset}: {why}", path.display()));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::progress::Progress;
 use super::question::{Asked, Naming, Which, complain_none, files};
 use super::show::{Form, Printer};
-use super::{COULD_NOT, complain_unread};
+use super::{COULD_NOT, complain_reading};
 use crate::cli::complain;
 use crate::evidence::calls::{Call, read};
 
@@ -47,12 +47,12 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         drop(printer.print(&arguments.naming.name(question.mark(call))));
     };
     let takes = |call: &Call| question.takes(call);
-    let unread = read(&segments, &takes, &mut tell, &|bytes| progress.add(bytes));
+    let reading = read(&segments, &takes, &mut tell, &|bytes| progress.add(bytes));
     progress.end();
     drop(printer.flush());
     question.complain();
     complain_none(printer.printed);
-    if complain_unread(&unread) {
+    if complain_reading(&reading) {
         ExitCode::from(COULD_NOT)
     } else if printer.printed == 0 {
         ExitCode::FAILURE

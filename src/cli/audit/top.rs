@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::progress::Progress;
 use super::question::{Asked, Naming, Which, complain_none, files};
 use super::show::table_line;
-use super::{COULD_NOT, complain_unread};
+use super::{COULD_NOT, complain_reading};
 use crate::cli::{complain, say};
 use crate::evidence::calls::{Call, read};
 use crate::evidence::record::printable;
@@ -96,7 +96,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     let takes = |call: &Call| question.takes(call);
-    let unread = read(&segments, &takes, &mut tell, &|bytes| progress.add(bytes));
+    let reading = read(&segments, &takes, &mut tell, &|bytes| progress.add(bytes));
     progress.end();
     let found = !principals.by_name.is_empty();
     principals.tell("calls by principal", lines);
@@ -108,7 +108,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
     question.complain();
     complain_none(u64::from(found));
-    if complain_unread(&unread) {
+    if complain_reading(&reading) {
         ExitCode::from(COULD_NOT)
     } else if found {
         ExitCode::SUCCESS

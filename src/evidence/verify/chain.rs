@@ -103,6 +103,9 @@ impl<'k> Chain<'k> {
         if !self.found.is_faulty {
             self.note_end(report);
         }
+        // Of those that are there.
+        let before = self.found.first.saturating_sub(1);
+        report.sealed = report.sealed.saturating_add(self.sealed.saturating_sub(before));
         // Who can write behind the last checkpoint must not excuse a file that is not there.
         if self.process_key.is_none() {
             self.found.removed.append(&mut self.removed_unsealed);
@@ -126,7 +129,6 @@ impl<'k> Chain<'k> {
         if self.process_key.is_some() && unsealed > u64::from(self.stopped) {
             note(What::Unsealed(unsealed));
         }
-        report.sealed = report.sealed.saturating_add(self.sealed);
     }
 
     /// Of all copies of a file the one that has the others in it.

@@ -184,7 +184,7 @@ pub enum What {
     #[error("files {0} to {1} were removed by retention, as the log says")]
     Removed(u32, u32),
     /// No longer comparable.
-    #[error("{0} of the records that the witness knows were removed by retention")]
+    #[error("{0} of the records that the witness knows stand in files that are not there any more")]
     WitnessRemoved(u64),
     /// Nothing to hold them against.
     #[error(
