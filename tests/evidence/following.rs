@@ -97,7 +97,7 @@ async fn a_tail_goes_on_across_rotation_and_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_stays_open_is_shown_at_once_and_at_its_end() {
+async fn a_call_that_stays_open_is_shown_before_it_ends_and_again_at_its_end() {
     let bench = Bench::new();
     let ringfence = bench.start("");
     let acme = RawClient::connect(&bench.pki, "acme", ringfence.port).await;

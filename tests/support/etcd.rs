@@ -1,5 +1,8 @@
 //! A real etcd on loopback, with mutual TLS or in plain text.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -19,7 +22,12 @@ pub struct Etcd {
     http_port: Option<u16>,
     tls: Option<[PathBuf; 3]>,
     more: Vec<String>,
+    /// What it says; shown when a test fails.
+    log: File,
 }
+
+/// The last bytes of what it says that are shown.
+const LOG_BYTES_SHOWN: u64 = 4096;
 
 impl Etcd {
     /// With mutual TLS.
@@ -65,6 +73,7 @@ impl Etcd {
                 http_port: split.then(free_port),
                 tls: tls.clone(),
                 more: more.iter().map(|&flag| flag.to_owned()).collect(),
+                log: tempfile::tempfile().unwrap(),
             };
             if etcd.comes_up() {
                 return etcd;
@@ -124,7 +133,7 @@ impl Etcd {
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
         let mut command = Command::new(self.binary("etcd"));
         command
-            .args(["--log-level", "error", "--name", "test"])
+            .args(["--log-level", "warn", "--name", "test"])
             .arg("--data-dir")
             .arg(self.folder.path())
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
@@ -134,7 +143,7 @@ impl Etcd {
             .args(&self.more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(self.log.try_clone().unwrap());
         if self.http_port.is_some() {
             command.args(["--listen-client-http-urls", &self.http_endpoint()]);
         }
@@ -155,6 +164,15 @@ impl Etcd {
 
 impl Drop for Etcd {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let length = self.log.metadata().unwrap().len();
+            let shown = length.min(LOG_BYTES_SHOWN);
+            let mut said = vec![0; usize::try_from(shown).unwrap()];
+            self.log.read_exact_at(&mut said, length - shown).unwrap();
+            let said = String::from_utf8_lossy(&said);
+            let said = format!("etcd on port {} said last: {said}\n", self.port);
+            std::io::stderr().write_all(said.as_bytes()).unwrap();
+        }
         self.kill();
     }
 }

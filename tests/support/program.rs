@@ -270,9 +270,8 @@ impl Drop for Ringfence {
 /// The files of the audit log, in their order.
 pub fn audit_files(folder: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
-    let mut files: Vec<PathBuf> =
-        // Others are of a compression that was cut short.
-        files.filter(|path| is_segment(path)).collect();
+    // What a compression that was cut short leaves is no file of the log.
+    let mut files: Vec<PathBuf> = files.filter(|path| is_segment(path)).collect();
     files.sort();
     files
 }

@@ -136,8 +136,10 @@ impl RawClient {
 
     /// Any request, any DATA.
     pub async fn send(&self, request: Request<()>, data: Bytes) -> Reply {
+        let asked = format!("{} {} with {} bytes", request.method(), request.uri(), data.len());
         let exchange = self.exchange(request, data);
-        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time")
+        let answered = tokio::time::timeout(PATIENCE, exchange).await;
+        answered.unwrap_or_else(|_| panic!("no answer within {PATIENCE:?}: {asked}"))
     }
 
     async fn exchange(&self, request: Request<()>, data: Bytes) -> Reply {
