@@ -56,7 +56,7 @@ fn open_files(sinks: &[sink::Config]) -> Result<(), FileError> {
                 fault(path)(std::io::Error::new(error.kind(), why))
             };
             drop(sink::open(path).map_err(fault)?);
-            if !sink::holds_records(path) {
+            if !sink::may_take_records(path) {
                 return Err(fault(std::io::Error::other("it holds something else than records")));
             }
         }

@@ -95,7 +95,7 @@ impl Loader<'_> {
             Ok(data) if !data.is_file() => {
                 Some(("is no regular file", "a file: `verify --witness` reads it again and again"))
             }
-            Ok(_) if !sink::holds_records(&path) => Some((
+            Ok(_) if !sink::may_take_records(&path) => Some((
                 "holds something else than records",
                 "a file of its own, which need not be there",
             )),
@@ -127,7 +127,7 @@ impl Loader<'_> {
         };
         let path = resolved(&self.folder.join(&text.value));
         // That has been said already.
-        if path.exists() && !sink::holds_records(&path) {
+        if path.exists() && !sink::may_take_records(&path) {
             return;
         }
         let is_keys = |keys: &Located<String>| resolved(&self.folder.join(&keys.value)) == path;

@@ -105,6 +105,14 @@ impl Loader<'_> {
         if mode & 0o077 != 0 {
             let what = format!("`{}` can be read or written by others than its owner", text.value);
             self.problems.error(&text.location, what, "chmod 600");
+            return;
+        }
+        // Whoever may write the folder puts another file there; not where a sticky bit leaves each its own (/tmp).
+        let folder = file.parent().and_then(|folder| folder.metadata().ok());
+        let folder_mode = folder.map_or(0, |metadata| metadata.permissions().mode());
+        if folder_mode & 0o002 != 0 && folder_mode & 0o1000 == 0 {
+            let what = format!("`{}` lies in a folder that everybody may write", text.value);
+            self.problems.error(&text.location, what, "chmod o-w FOLDER");
         }
     }
 

@@ -16,6 +16,8 @@ use crate::sink::{Config, Facility, Lines, OtlpConfig, SyslogAddress, SyslogConf
 use crate::tls::material::Purpose;
 use crate::tls::{Connector, material};
 
+/// The longest path of a socket of Linux (unix(7): 108 bytes with the one that ends it).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 const NAME_BYTES_MAX: usize = 32;
 /// The sink that `audit.checkpoint.witness` makes.
 const WITNESS: &str = "witness";
@@ -55,10 +57,12 @@ impl Target {
         let (scheme, rest) = text.split_once("://").ok_or("it has no `://`")?;
         if scheme == "syslog+unix" {
             let path = PathBuf::from(rest);
-            return if path.is_absolute() {
-                Ok(Self::Unix(path))
-            } else {
+            return if !path.is_absolute() {
                 Err("its path is not absolute")
+            } else if rest.len() > SOCKET_PATH_BYTES_MAX {
+                Err("its path has more than the 107 bytes of a socket")
+            } else {
+                Ok(Self::Unix(path))
             };
         }
         if !["syslog+tcp", "syslog+tls", "otlp+https", "otlp+http"].contains(&scheme) {

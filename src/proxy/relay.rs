@@ -56,8 +56,8 @@ enum RelayError {
     Withheld(Status),
 }
 
-/// Forwards what the permit holds, relays the answer, and tells what came of it, for the record. Without a
-/// deadline it takes as long as etcd and the client like.
+/// Forwards what the permit holds, relays the answer, and tells what came of it: the caller finishes `recorded`
+/// with it, or the log says that the call was aborted. Without a deadline it takes as long as etcd and the client like.
 pub(super) async fn run(
     asking: &Asking<'_>,
     permit: &Permit,

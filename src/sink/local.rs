@@ -167,10 +167,10 @@ pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
-/// Whether a file is empty, or begins as the lines of a log do, and is none of a log itself: another one must not be
-/// written into.
+/// Whether lines may be appended to a file: it is empty, cannot be read, or begins as a line of a log does, and is not
+/// named like a file of a log itself. Another one would be written into.
 #[must_use]
-pub fn holds_records(path: &Path) -> bool {
+pub fn may_take_records(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     if name.is_some_and(|name| name.parse::<SegmentName>().is_ok()) {
         return false;

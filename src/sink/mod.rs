@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use local::{holds_records, open};
+pub use local::{may_take_records, open};
 pub use otlp::OtlpConfig;
 use queue::Queue;
 pub use queue::{BATCH_BYTES_MAX, Batch, Lost};

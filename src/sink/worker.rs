@@ -155,6 +155,7 @@ impl Worker {
     /// or a pipe does not take has nothing to do with what it is.
     const fn is_about_content(&self, fault: &Fault) -> bool {
         match self.transport {
+            // It must stay so: `Local::send` goes on with the lines that it began.
             Transport::Local(_) => false,
             Transport::Syslog(_) | Transport::Otlp(_) => {
                 matches!(fault, Fault::Refused(_)) || self.failures >= FAILURES_MAX

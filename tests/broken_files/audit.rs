@@ -33,6 +33,30 @@ fn every_mistake_of_the_audit_log_is_told() {
     check("rotate", "[audit.rotate]\ncompress = \"gzip\"\nbytes = -1\nkeep = 3");
 }
 
+/// The attack: who may write the folder puts another key there.
+#[test]
+fn a_key_in_a_folder_that_everybody_may_write_is_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = super::folder();
+    let keys = folder.path().join("keys");
+    std::fs::create_dir(&keys).unwrap();
+    assert!(super::ringfence(folder.path(), &["audit", "keygen", "keys/log-key"]).0);
+    let audit = "directory = \"audit\"\n[audit.checkpoint]\nkey = \"keys/log-key\"";
+    let config = CONFIG.replace("directory = \"audit\"", audit);
+    std::fs::write(folder.path().join("ringfence.toml"), config).unwrap();
+    std::fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
+    for (mode, is_fine) in [(0o700, true), (0o1777, true), (0o777, false)] {
+        std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (success, said) = super::ringfence(folder.path(), &["check"]);
+        assert_eq!(success, is_fine, "{mode:o}: {said}");
+        assert_eq!(
+            said.contains("`keys/log-key` lies in a folder that everybody may write"),
+            !is_fine
+        );
+    }
+}
+
 /// The attack on the next start: records where it wants a policy, or keys.
 #[test]
 fn a_witness_that_is_not_there_yet_does_not_become_a_policy() {

@@ -1,6 +1,6 @@
 //! Sinks get every line of the log, byte for byte; a required one is waited for, and what another loses is recorded.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
@@ -23,7 +23,7 @@ fn told(told: &Told) -> Vec<String> {
 }
 
 /// Reads messages with octet counting until the other side ends.
-fn read_syslog(stream: impl std::io::Read, told: &Told) {
+fn read_syslog(stream: impl Read, told: &Told) {
     let mut stream = BufReader::new(stream);
     loop {
         let mut length = Vec::new();
@@ -82,38 +82,45 @@ fn otlp_collector_that(
     refuses: impl Fn(&str) -> Option<&'static str> + Send + 'static,
 ) -> u16 {
     let bodies = Arc::clone(bodies);
-    listen(move |stream| {
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        loop {
-            let (mut head, mut length) = (String::new(), 0);
-            while !head.ends_with("\r\n\r\n") {
-                if reader.read_line(&mut head).unwrap_or(0) == 0 {
-                    return;
-                }
-            }
-            for line in head.lines().filter_map(|line| line.strip_prefix("content-length: ")) {
-                length = line.parse().unwrap();
-            }
-            assert!(head.starts_with("POST /v1/logs HTTP/1.1\r\n"), "{head}");
-            assert!(
-                head.contains("authorization: Bearer t0ken\r\n") || !head.contains("authorization"),
-                "{head}"
-            );
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).unwrap();
-            let body = String::from_utf8(body).unwrap();
-            let refused = refuses(&body);
-            if refused.is_none() {
-                bodies.lock().unwrap().push(body);
-            }
-            if refused == Some(BREAKS_OFF) {
+    listen(move |stream| collect(stream, &bodies, &refuses))
+}
+
+fn collect(
+    stream: impl Read + Write,
+    bodies: &Told,
+    refuses: impl Fn(&str) -> Option<&'static str>,
+) {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (mut head, mut length) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head).unwrap_or(0) == 0 {
                 return;
             }
-            let status = refused.unwrap_or("200 OK");
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}");
-            (&stream).write_all(answer.as_bytes()).unwrap();
         }
-    })
+        for line in head.lines().filter_map(|line| line.strip_prefix("content-length: ")) {
+            length = line.parse().unwrap();
+        }
+        assert!(head.starts_with("POST /v1/logs HTTP/1.1\r\n"), "{head}");
+        assert!(
+            head.contains("authorization: Bearer t0ken\r\n") || !head.contains("authorization"),
+            "{head}"
+        );
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        let body = String::from_utf8(body).unwrap();
+        let refused = refuses(&body);
+        if refused.is_none() {
+            bodies.lock().unwrap().push(body);
+        }
+        if refused == Some(BREAKS_OFF) {
+            return;
+        }
+        let status = refused.unwrap_or("200 OK");
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}");
+        reader.get_mut().write_all(answer.as_bytes()).unwrap();
+        reader.get_mut().flush().unwrap();
+    }
 }
 
 fn lines_of_otlp(bodies: &[String]) -> Vec<String> {
@@ -140,7 +147,7 @@ async fn every_sink_gets_every_line_in_its_order() {
     let pki = Pki::make();
     let etcd = Etcd::start_plain("3.7");
     let folder = tempfile::tempdir().unwrap();
-    let [tcp, tls, unix, otlp]: [Told; 4] = std::array::from_fn(|_| Told::default());
+    let [tcp, tls, unix, otlp, otlps]: [Told; 5] = std::array::from_fn(|_| Told::default());
     let for_tcp = Arc::clone(&tcp);
     let tcp_port = listen(move |stream| read_syslog(stream, &for_tcp));
     let (for_tls, server) = (Arc::clone(&tls), pki.tls_server());
@@ -158,19 +165,25 @@ async fn every_sink_gets_every_line_in_its_order() {
         }
     });
     let otlp_port = otlp_collector(&otlp);
+    let (for_otlps, server) = (Arc::clone(&otlps), pki.tls_server());
+    let otlps_port = listen(move |stream| {
+        let session = ServerConnection::new(Arc::clone(&server)).unwrap();
+        collect(StreamOwned::new(session, stream), &for_otlps, |_| None);
+    });
     let token = folder.path().join("token");
     std::fs::write(&token, "Bearer t0ken\n").unwrap();
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
     let audit = format!(
         "[[audit.sink]]\nname = \"out\"\nto = \"stdout\"\n\
          [[audit.sink]]\nname = \"tcp\"\nto = \"syslog+tcp://127.0.0.1:{tcp_port}\"\nrequired = true\n\
-         [[audit.sink]]\nname = \"tls\"\nto = \"syslog+tls://localhost:{tls_port}\"\nca = {:?}\n\
+         [[audit.sink]]\nname = \"tls\"\nto = \"syslog+tls://localhost:{tls_port}\"\nca = {ca:?}\n\
          [[audit.sink]]\nname = \"unix\"\nto = \"syslog+unix://{}\"\n\
          [[audit.sink]]\nname = \"otlp\"\nto = \"otlp+http://127.0.0.1:{otlp_port}/v1/logs\"\n\
-         authorization = {:?}\n",
-        pki.path("kubernetes-ca.crt"),
+         authorization = {token:?}\n\
+         [[audit.sink]]\nname = \"otlps\"\nto = \"otlp+https://localhost:{otlps_port}/v1/logs\"\nca = {ca:?}\n\
+         authorization = {token:?}\nrequired = true\n",
         socket.display(),
-        token
+        ca = pki.path("kubernetes-ca.crt"),
     );
     let settings = Settings { audit: &audit, ..Settings::default() };
     let mut ringfence = Ringfence::start_as(&pki, &etcd.endpoint(), &settings);
@@ -189,6 +202,7 @@ async fn every_sink_gets_every_line_in_its_order() {
         ("tls", lines_of_syslog(&told(&tls))),
         ("unix", lines_of_syslog(&told(&unix))),
         ("otlp", lines_of_otlp(&told(&otlp))),
+        ("otlps", lines_of_otlp(&told(&otlps))),
     ] {
         assert_eq!(found.len(), lines.len(), "{name}");
         assert!(found.iter().zip(&lines).all(|(found, line)| found == line), "{name}");

@@ -22,6 +22,7 @@ pub(super) struct Arguments {
     witness: Option<PathBuf>,
 }
 
+/// Exit code 0 when nothing is wrong, 1 when something is, 2 when nothing could be checked.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let key = arguments.key.as_deref().map(PublicKey::read).transpose();
     let key = key.map_err(|error| {
