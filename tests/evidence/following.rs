@@ -151,3 +151,30 @@ async fn the_last_calls_are_found_in_the_files_written_last() {
     check("2", 0, &all[2..]);
     check("10", 2, &all);
 }
+
+/// The newest calls of two processes, of which one has them in two files: the last file of each is not enough.
+#[test]
+fn the_last_calls_are_the_newest_of_all_chains() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |seq: u32, second: u32| {
+        format!(
+            "{{\"v\":1,\"seq\":{seq},\"time\":\"2027-01-15T08:00:{second:02}.000000Z\",\"type\":\"decision\",\
+             \"verdict\":\"deny\",\"touches\":[{{\"verb\":\"put\",\"key\":\"/{second}\"}}]}}\n"
+        )
+    };
+    let end =
+        "{\"v\":1,\"seq\":3,\"time\":\"2027-01-15T08:00:05.000000Z\",\"type\":\"segment.end\"}\n";
+    let chains = ["1790000000123-9f86d081884c7d65", "1790000000124-0123456789abcdef"];
+    let write = |chain: &str, number: u32, text: String| {
+        let name = format!("audit-{chain}-{number:06}.jsonl");
+        std::fs::write(folder.path().join(name), text).unwrap();
+    };
+    write(chains[0], 1, line(1, 1) + &line(2, 2) + &line(3, 3));
+    write(chains[1], 1, line(1, 4) + &line(2, 5) + end);
+    write(chains[1], 2, line(4, 6));
+    let log = folder.path().to_str().unwrap();
+    let (code, said) = crate::written::ringfence(&["audit", "tail", "-n", "3", "--csv", log]);
+    let shown: Vec<&str> =
+        said.lines().skip(1).map(|line| line.split(',').nth(7).unwrap()).collect();
+    assert_eq!((code, shown), (0, vec!["\"put /4\"", "\"put /5\"", "\"put /6\""]), "{said}");
+}
