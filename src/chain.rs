@@ -186,7 +186,11 @@ impl FromStr for SegmentName {
         let (chain, number) = rest.rsplit_once('-').ok_or(NotOurs)?;
         let number = number.parse().map_err(|_| NotOurs)?;
         let name = Self { chain: chain.parse()?, number, compressed };
-        if number > 0 && name.to_string() == text { Ok(name) } else { Err(NotOurs) }
+        if (1..=Self::NUMBER_MAX).contains(&number) && name.to_string() == text {
+            Ok(name)
+        } else {
+            Err(NotOurs)
+        }
     }
 }
 
@@ -257,6 +261,8 @@ mod tests {
         for odd in [
             "audit-1790000000123-9f86d081884c7d65-1.jsonl",
             "audit-1790000000123-9f86d081884c7d65-000000.jsonl",
+            "audit-1790000000123-9f86d081884c7d65-1000000.jsonl",
+            "audit-1790000000123-9f86d081884c7d65-4294967295.jsonl",
             "audit-01790000000123-9f86d081884c7d65-000001.jsonl",
             "audit-1790000000123-9F86D081884C7D65-000001.jsonl",
             "audit-1790000000123-9f86d081884c7d65-000001.jsonl.gz",

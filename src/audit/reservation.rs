@@ -6,7 +6,10 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::chain::ChainId;
+use crate::regular_file;
 
+/// The most bytes that a number and its newline take.
+const NUMBER_BYTES_MAX: u64 = 64;
 /// Handed out at a time: what is lost is told to within so many.
 const BLOCK: u64 = 1024;
 
@@ -17,7 +20,8 @@ pub(super) fn file_name(chain: ChainId) -> String {
 
 /// What a file says; `None` when there is none.
 pub(super) fn read(path: &Path) -> Option<u64> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    let text = regular_file::read(path, NUMBER_BYTES_MAX).ok()?;
+    std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }
 
 /// The reservation of this process.

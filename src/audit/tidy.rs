@@ -158,7 +158,7 @@ fn leave_open_chains(closed: &mut BTreeMap<FileKey, Closed>) -> io::Result<()> {
 
 /// Whether the chain went on in another file, which its process may have locked.
 fn has_successor(file: &Closed) -> bool {
-    let next = SegmentName { number: file.name.number + 1, ..file.name };
+    let next = SegmentName { number: file.name.number.saturating_add(1), ..file.name };
     file.path.with_file_name(next.to_string()).exists()
 }
 

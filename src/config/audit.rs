@@ -132,7 +132,8 @@ impl Loader<'_> {
         }
         let is_keys = |keys: &Located<String>| resolved(&self.folder.join(&keys.value)) == path;
         let folder = resolved(self.folder);
-        let is_policy = |pattern: &&Located<String>| files::names(&folder, &pattern.value, &path);
+        let is_policy =
+            |pattern: &&Located<String>| files::names(&folder, &pattern.value, &path, resolved);
         let why = if raw.lease_keys.as_ref().is_some_and(is_keys) {
             "is the file of `leases.keys`".to_owned()
         } else if let Some(pattern) = raw.policy_files.iter().find(is_policy) {

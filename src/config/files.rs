@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::document::{Document, Location};
 use crate::regular_file;
@@ -53,7 +53,14 @@ pub(super) enum Matching {
 
 /// The files that a pattern names; a relative one starts at the folder.
 pub(super) fn matching(folder: &Path, pattern: &str) -> Matching {
-    let found = match glob::glob(&joined(folder, pattern)) {
+    let joined = if Path::new(pattern).is_absolute() {
+        read_on_the_way(pattern)
+    } else {
+        // The folder is a name and no pattern, whatever stands in it.
+        let folder = glob::Pattern::escape(&folder.to_string_lossy());
+        Path::new(&folder).join(read_on_the_way(pattern)).to_string_lossy().into_owned()
+    };
+    let found = match glob::glob(&joined) {
         Ok(found) => found,
         Err(error) => return Matching::NoPattern(error.msg.to_owned()),
     };
@@ -74,19 +81,26 @@ pub(super) fn matching(folder: &Path, pattern: &str) -> Matching {
 }
 
 /// Whether a pattern names that file, be it there or not.
-pub(super) fn names(folder: &Path, pattern: &str, path: &Path) -> bool {
-    let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
-    glob::Pattern::new(&joined(folder, pattern))
-        .is_ok_and(|pattern| pattern.matches_path_with(path, options))
-}
-
-fn joined(folder: &Path, pattern: &str) -> String {
-    if Path::new(pattern).is_absolute() {
-        return read_on_the_way(pattern);
+///
+/// `resolve` follows links as far as a path is there; the file's own path is resolved already.
+pub(super) fn names(
+    folder: &Path,
+    pattern: &str,
+    path: &Path,
+    resolve: impl Fn(&Path) -> PathBuf,
+) -> bool {
+    let is_plain =
+        |part: &Component<'_>| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let mut parts = Path::new(pattern).components().peekable();
+    let mut plain = folder.to_owned();
+    while let Some(part) = parts.next_if(is_plain) {
+        plain.push(part);
     }
-    // The folder is a name and no pattern, whatever stands in it.
-    let folder = glob::Pattern::escape(&folder.to_string_lossy());
-    Path::new(&folder).join(read_on_the_way(pattern)).to_string_lossy().into_owned()
+    let mut whole = PathBuf::from(glob::Pattern::escape(&resolve(&plain).to_string_lossy()));
+    whole.extend(parts);
+    let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+    glob::Pattern::new(&whole.to_string_lossy())
+        .is_ok_and(|pattern| pattern.matches_path_with(path, options))
 }
 
 /// Behind a part with a star, a plain name is made a pattern of itself. Otherwise `glob` would only

@@ -273,7 +273,20 @@ impl Place {
     ) -> Result<(), LineError> {
         let begins = self.offset;
         let Some(mut lines) = behind(file, begins)? else { return Ok(()) };
-        while let Some(line) = lines.next_line()? {
+        loop {
+            let line = match lines.next_line() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                // What is behind it still counts.
+                Err(error @ LineError::TooLong { offset }) => {
+                    let (offset, why) = (begins + offset, error.to_string());
+                    if !std::mem::replace(&mut self.is_told, true) && unread.len() < UNREAD_MAX {
+                        unread.push(Unread { path: file.path.clone(), offset, why });
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if !line.is_whole {
                 break;
             }

@@ -72,17 +72,16 @@ impl Joining {
             if head.sequence <= known {
                 return Ok(());
             }
-            if LineHash::previous_in(line) != Some(LineHash::of(&self.last_line)) {
+            let goes_on = || LineHash::previous_in(line) == Some(LineHash::of(&self.last_line));
+            // Of a first copy without a line there is nothing to go on from.
+            if !self.last_line.is_empty() && !goes_on() {
                 return Err("it does not go on where the other copy of this file ends".to_owned());
             }
             self.known = None;
         }
-        // One that is cut off comes whole in the other copy.
-        if LineHash::previous_in(line).is_some() {
-            self.last = self.last.max(head.sequence);
-            self.last_line.clear();
-            self.last_line.extend_from_slice(line);
-        }
+        self.last = self.last.max(head.sequence);
+        self.last_line.clear();
+        self.last_line.extend_from_slice(line);
         if about.contains(&head.kind) {
             let record = serde_json::from_slice(line).map_err(|error| error.to_string())?;
             self.take(chain, &record, is_wanted, tell);

@@ -63,9 +63,10 @@ fn a_witness_that_is_not_there_yet_does_not_become_a_policy() {
     let audit = "[audit]\ndirectory = \"audit\"\n[audit.checkpoint]\nkey = \"log-key\"\nwitness = ";
     for (name, witness, more) in [
         ("policy_to_be", "policy-witness.toml", ""),
+        ("policy_to_be_elsewhere", "pki/../policy-witness.toml", ""),
         ("keys_to_be", "no-keys-yet", "[leases]\nkeys = \"no-keys-yet\""),
     ] {
-        let config = CONFIG.replace("\"policy.toml\"", "\"policy*.toml\"");
+        let config = CONFIG.replace("\"policy.toml\"", "\".//pki/../policy*.toml\"");
         let config = config
             .replace("[audit]\ndirectory = \"audit\"", &format!("{audit}{witness:?}\n{more}"));
         check_config(&format!("audit_witness_{name}"), CONFIG, &config);

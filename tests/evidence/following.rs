@@ -173,7 +173,7 @@ fn the_last_calls_are_the_newest_of_all_chains() {
     write(chains[1], 1, line(1, 4) + &line(2, 5) + end);
     write(chains[1], 2, line(4, 6));
     let log = folder.path().to_str().unwrap();
-    let (code, said) = crate::written::ringfence(&["audit", "tail", "-n", "3", "--csv", log]);
+    let (code, said) = ringfence(&["audit", "tail", "-n", "3", "--csv", log]);
     let shown: Vec<&str> =
         said.lines().skip(1).map(|line| line.split(',').nth(7).unwrap()).collect();
     assert_eq!((code, shown), (0, vec!["\"put /4\"", "\"put /5\"", "\"put /6\""]), "{said}");

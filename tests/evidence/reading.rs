@@ -100,6 +100,22 @@ async fn a_log_answers_who_did_what_to_which_key() {
         whole.split_inclusive(|byte| *byte == b'\n').take(2).flatten().copied().collect();
     fs::write(file, half).unwrap();
     story.check(&["query", "--verb", "put"], 0, head + 3, &[]);
+    // And a half that says, where no line ends, that all is known; or nothing at all.
+    let first = whole.split_inclusive(|byte| *byte == b'\n').next().unwrap();
+    let known = b"{\"v\":1,\"seq\":4611686018427387903,\"time\":\"2027-01-15T08:00:00.000000Z\",\"type\":\"x\"";
+    for half in [[first, known].concat(), Vec::new()] {
+        fs::write(file, half).unwrap();
+        story.check(&["query", "--verb", "put"], 0, head + 3, &[]);
+    }
+    // An invented call that no line ends is on its way at best.
+    let invented = String::from_utf8(first.to_vec()).unwrap();
+    let invented = invented.replacen("process.start", "decision", 1).replacen(
+        "\"version\"",
+        "\"verdict\":\"deny\",\"version\"",
+        1,
+    );
+    fs::write(file, [&whole[..], invented.trim_end().as_bytes()].concat()).unwrap();
+    story.check(&["query"], 0, head + 5, &[]);
     fs::write(file, whole).unwrap();
     let (code, said) = ringfence(&["audit", "top", "-n", "1", &story.log]);
     assert_eq!(code, 0, "{said}");

@@ -396,10 +396,15 @@ fn removed(record: &Value) -> Option<(ChainId, u32, u64, LineHash)> {
     Some((chain, segment, sequence, hash))
 }
 
-/// What the first record of these files says of other chains; nothing when it cannot be read.
+/// What the first record of these files says of other chains, in whichever copy; nothing when it cannot be read.
 pub(super) fn named_by(files: &[&Segment]) -> Vec<(ChainId, u64)> {
-    let first = files.first().and_then(|file| file.lines(&|_| {}).ok());
-    let named = first.and_then(|mut lines| {
+    let first = files.first().map(|file| file.name.number);
+    let copies = files.iter().take_while(|file| Some(file.name.number) == first);
+    copies.flat_map(|file| named_by_copy(file)).collect()
+}
+
+fn named_by_copy(file: &Segment) -> Vec<(ChainId, u64)> {
+    let named = file.lines(&|_| {}).ok().and_then(|mut lines| {
         let line = lines.next_line().ok()??;
         let record: Value = serde_json::from_slice(line.bytes).ok()?;
         let after = record.get("after")?.as_array()?;

@@ -297,8 +297,9 @@ fn compare(followed: &BTreeMap<ChainId, Followed>, report: &mut Report) {
                         let (ends, known) = (found.last.0, *sequence);
                         fault(faults, *earlier, What::Truncated { ends, known, by });
                     }
-                    // Another chain knew the end of one that ran on, or of a file that was removed.
-                    None => {}
+                    // It stood in a file that was removed.
+                    None if *sequence < found.first => {}
+                    None => fault(faults, *earlier, What::Differs { record: *sequence, by }),
                 },
             }
         }
