@@ -12,8 +12,12 @@ use crate::chain::{ChainId, LineHash, head};
 
 /// Open calls that are remembered.
 const CALLS_MAX: usize = 200_000;
+/// Bytes of them, about: a call may name thousands of keys.
+const CALLS_BYTES_MAX: usize = 128 << 20;
 /// Open connections that are remembered.
 const CONNECTIONS_MAX: usize = 1_000_000;
+/// The longest address and port that one comes from.
+const SOURCE_BYTES_MAX: usize = 64;
 
 type Key = (u64, u64, u64, u64);
 
@@ -23,6 +27,7 @@ pub(super) struct Joining {
     sources: HashMap<u64, String>,
     /// In the order in which they were decided.
     open: BTreeMap<u64, (Key, Call)>,
+    open_bytes: usize,
     by_call: HashMap<Key, u64>,
     recent: Option<Recent>,
     /// The last line, and the highest number of a record that was read.
@@ -132,6 +137,7 @@ impl Joining {
             "connection.open" => {
                 if let Some(source) = &record.source
                     && self.sources.len() < CONNECTIONS_MAX
+                    && source.len() <= SOURCE_BYTES_MAX
                 {
                     self.sources.insert(connection, source.clone().into_owned());
                 }
@@ -151,6 +157,7 @@ impl Joining {
                 if let Some((_, mut call)) =
                     self.by_call.remove(&key).and_then(|seq| self.open.remove(&seq))
                 {
+                    self.open_bytes = self.open_bytes.saturating_sub(bytes_of(&call));
                     call.outcome = Some(CallOutcome {
                         status: record.status,
                         fault: record.fault.clone().map(std::borrow::Cow::into_owned),
@@ -166,21 +173,26 @@ impl Joining {
     }
 
     fn open(&mut self, key: Key, call: Call, tell: &mut dyn FnMut(Call)) {
-        if self.open.len() >= CALLS_MAX
+        self.open_bytes += bytes_of(&call);
+        while (self.open.len() >= CALLS_MAX || self.open_bytes > CALLS_BYTES_MAX)
             && let Some((_, (oldest, call))) = self.open.pop_first()
         {
             self.by_call.remove(&oldest);
+            self.open_bytes = self.open_bytes.saturating_sub(bytes_of(&call));
             tell(call);
         }
         if let Some(recent) = &mut self.recent {
             recent.newest = recent.newest.max(call.seq);
         }
         self.by_call.insert(key, call.seq);
-        self.open.insert(call.seq, (key, call));
+        if let Some((_, same)) = self.open.insert(call.seq, (key, call)) {
+            self.open_bytes = self.open_bytes.saturating_sub(bytes_of(&same));
+        }
     }
 
     /// The chain has ended: tells what is open.
     pub(super) fn end(&mut self, tell: &mut dyn FnMut(Call)) {
+        self.open_bytes = 0;
         for (_, (_, call)) in std::mem::take(&mut self.open) {
             tell(call);
         }
@@ -226,6 +238,14 @@ fn call_of(chain: ChainId, record: &Record<'_>, source: Option<String>) -> Call 
         is_open: false,
         outcome: None,
     }
+}
+
+/// About what a call takes in memory. Its texts do not change while it is open.
+fn bytes_of(call: &Call) -> usize {
+    const AROUND: usize = 512;
+    let texts = call.touches.iter().chain(&call.rules).map(|text| text.len() + size_of::<String>());
+    // Keys are there as bytes, too.
+    AROUND + 2 * texts.sum::<usize>() + call.keys.len() * size_of::<KeyTouch>() + call.rpc.len()
 }
 
 /// Whether the rules that a first record shows leave requests out: of all that they fit, or of some alike.

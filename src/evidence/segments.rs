@@ -1,7 +1,7 @@
 //! The files of audit logs, and their lines, in constant memory.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use crate::chain::SegmentName;
@@ -138,8 +138,17 @@ impl Segment {
         &self,
         progress: &'a dyn Fn(u64),
     ) -> std::io::Result<Lines<Box<dyn BufRead + 'a>>> {
-        let file = Counted { file: regular_file::open(&self.path)?, progress };
-        let reader: Box<dyn BufRead + 'a> = if self.name.compressed {
+        let (opened, is_compressed) = match regular_file::open(&self.path) {
+            // It was compressed since it was found.
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.name.compressed => {
+                let name = SegmentName { compressed: true, ..self.name };
+                let now = regular_file::open(&self.path.with_file_name(name.to_string()));
+                (now.map_err(|_| error)?, true)
+            }
+            opened => (opened?, self.name.compressed),
+        };
+        let file = Counted { file: opened, progress };
+        let reader: Box<dyn BufRead + 'a> = if is_compressed {
             let decoder = zstd::Decoder::new(file)?;
             Box::new(BufReader::with_capacity(READ_BYTES, decoder))
         } else {
@@ -229,6 +238,19 @@ mod tests {
     fn a_line_without_end_is_an_error_and_no_memory() {
         let mut lines = Lines::new(BufReader::new(std::io::repeat(b'x')));
         assert!(matches!(lines.next_line(), Err(LineError::TooLong { offset: 0 })));
+    }
+
+    #[test]
+    fn a_file_that_is_compressed_after_it_was_found_is_read_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit-1790000000123-9f86d081884c7d65-000001.jsonl");
+        std::fs::write(&path, "a\n").unwrap();
+        let found = find(&[folder.path().to_owned()]).unwrap();
+        let packed = zstd::encode_all(&b"a\n"[..], 1).unwrap();
+        std::fs::write(path.with_extension("jsonl.zst"), packed).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let mut lines = found[0].lines(&|_| {}).unwrap();
+        assert_eq!(lines.next_line().unwrap().unwrap().bytes, b"a");
     }
 
     /// The attack: a line that nobody can read hides all that is behind it.

@@ -19,6 +19,11 @@ const CLOCK_SLACK_SECONDS: i64 = 5;
 /// A record that was moved is looked for among so many lines behind its place.
 const MOVED_BY_MAX: usize = 1000;
 
+/// Findings about single records that are told; those about chains come on top.
+const NOTES_MAX: usize = 10_000;
+/// The most of a reason that is shown.
+const REASON_CHARS_MAX: usize = 64;
+
 /// What is known of a chain once it was followed.
 #[derive(Debug, Default)]
 pub(super) struct Followed {
@@ -200,7 +205,9 @@ impl<'k> Chain<'k> {
                     report.records += 1;
                     report.bytes += bytes;
                     for what in notes {
-                        report.notes.push(self.finding(file, record, offset, what));
+                        if report.notes.len() < NOTES_MAX {
+                            report.notes.push(self.finding(file, record, offset, what));
+                        }
                     }
                 }
                 Err(What::Missing(expected, _)) if follows_soon(&mut lines, expected) => {
@@ -303,7 +310,9 @@ impl<'k> Chain<'k> {
             "process.stop" => (self.has_ended, self.stopped) = (true, true),
             "chain.recovered" => (self.has_ended, self.stopped) = (true, false),
             "audit.gap" => {
-                let reason = json(line)?.get("reason").and_then(Value::as_str).map(str::to_owned);
+                let record = json(line)?;
+                let reason = record.get("reason").and_then(Value::as_str);
+                let reason = reason.map(|reason| reason.chars().take(REASON_CHARS_MAX).collect());
                 return Ok(Some(What::Gap(reason.unwrap_or_default())));
             }
             "segment.removed" => {
