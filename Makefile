@@ -62,10 +62,12 @@ audit-faults: tools
 	RINGFENCE_KILLS=50 cargo test --locked --package ringfence --test audit_faults -- --nocapture --test-threads 1
 	cargo test --locked --package ringfence --test evidence tampering -- --nocapture
 
-# What the audit log costs: nothing recorded, `buffered`, `blocking`, `blocking` with signed checkpoints, in turns.
+# What the audit log costs: nothing recorded, `buffered`, `blocking`, `blocking` with signed checkpoints, in turns, against
+# a stand-in that answers at once; then `buffered` and `blocking` behind a real etcd.
 audit-cost:
 	RESULTS=bench/audit-cost.json bench/first-figure --rounds 5 --seconds 5 \
 	--contestants ringfence-unrecorded,ringfence,ringfence-blocking,ringfence-sealed
+	bench/audit-cost-etcd
 
 # How fast ten million records are verified, searched and counted, and in how much memory.
 audit-reading:
