@@ -245,9 +245,13 @@ impl Place {
         unread: &mut Vec<Unread>,
     ) -> bool {
         let offset = self.offset;
-        let Err(error) = self.read_lines(file, is_wanted, tell, unread) else {
-            self.is_told = false;
-            return true;
+        let error = match self.read_lines(file, is_wanted, tell, unread) {
+            Ok(is_fine) => {
+                // What is told already comes again as long as nothing stands behind it.
+                self.is_told &= !is_fine;
+                return true;
+            }
+            Err(error) => error,
         };
         let is_of_now = matches!(&error, LineError::Read(_)) && !file.name.compressed;
         let is_gone =
@@ -263,24 +267,27 @@ impl Place {
         true
     }
 
-    /// Whole lines only: one that is being written comes again.
+    /// Whole lines only: one that is being written comes again. False when one was too long to be read.
     fn read_lines(
         &mut self,
         file: &Segment,
         is_wanted: &dyn Fn(&Call) -> bool,
         tell: &mut dyn FnMut(Call),
         unread: &mut Vec<Unread>,
-    ) -> Result<(), LineError> {
+    ) -> Result<bool, LineError> {
         let begins = self.offset;
-        let Some(mut lines) = behind(file, begins)? else { return Ok(()) };
+        let mut is_fine = true;
+        let Some(mut lines) = behind(file, begins)? else { return Ok(is_fine) };
         loop {
             let line = match lines.next_line() {
                 Ok(Some(line)) => line,
                 Ok(None) => break,
                 // What is behind it still counts.
-                Err(error @ LineError::TooLong { offset }) => {
-                    let (offset, why) = (begins + offset, error.to_string());
+                Err(LineError::TooLong { offset }) => {
+                    let offset = begins + offset;
+                    is_fine = false;
                     if !std::mem::replace(&mut self.is_told, true) && unread.len() < UNREAD_MAX {
+                        let why = LineError::TooLong { offset }.to_string();
                         unread.push(Unread { path: file.path.clone(), offset, why });
                     }
                     continue;
@@ -305,7 +312,7 @@ impl Place {
             self.offset = offset + line.bytes.len() as u64 + 1;
             self.is_done = is_end;
         }
-        Ok(())
+        Ok(is_fine)
     }
 }
 
@@ -393,5 +400,29 @@ mod tests {
         assert!(turn(&mut follow)[0].contains("files 3 to 5 before it were not read"));
         assert!(turn(&mut follow).is_empty());
         assert_eq!(told, [2, 3, 6]);
+    }
+
+    /// The attack: who can append to the file once has a tail see nothing more of it.
+    #[test]
+    fn behind_a_line_that_is_too_long_a_tail_goes_on_and_says_so_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit-1790000000123-9f86d081884c7d65-000001.jsonl");
+        let line = |seq| {
+            format!(
+                "{{\"v\":1,\"seq\":{seq},\"time\":\"2027-01-15T08:00:00.000000Z\",\"type\":\"decision\",\"verdict\":\"deny\"}}\n"
+            )
+            .into_bytes()
+        };
+        let long = [vec![b'x'; 33 << 20], b"\n".to_vec()].concat();
+        std::fs::write(&path, [line(1), long.clone()].concat()).unwrap();
+        let mut follow = Follow::from_last(&[folder.path().to_owned()], 1).unwrap();
+        let mut told = Vec::new();
+        let mut turn = |follow: &mut Follow| {
+            follow.turn(&|_| true, &mut |call| told.push(call.seq)).unwrap().len()
+        };
+        assert_eq!((turn(&mut follow), turn(&mut follow)), (1, 0));
+        std::fs::write(&path, [line(1), long, line(2)].concat()).unwrap();
+        assert_eq!((turn(&mut follow), turn(&mut follow)), (0, 0));
+        assert_eq!(told, [1, 2]);
     }
 }

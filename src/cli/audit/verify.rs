@@ -56,6 +56,9 @@ fn tell(report: &Report) -> ExitCode {
     for note in &report.notes {
         complain(&format!("note: {note}"));
     }
+    if report.notes_left_out > 0 {
+        complain(&format!("note: and {} more about single records", report.notes_left_out));
+    }
     let Report { records, chains, sealed, bytes, .. } = report;
     let sealed_text = format!("{sealed} of them sealed");
     let followed = format!("{records} records in {chains} chains, {bytes} bytes, {sealed_text}");

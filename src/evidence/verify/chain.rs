@@ -207,6 +207,8 @@ impl<'k> Chain<'k> {
                     for what in notes {
                         if report.notes.len() < NOTES_MAX {
                             report.notes.push(self.finding(file, record, offset, what));
+                        } else {
+                            report.notes_left_out += 1;
                         }
                     }
                 }
