@@ -356,7 +356,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
             Ok(disk) => disk,
             Err(error) => {
                 if !std::mem::replace(&mut self.segment.is_stuck, true) {
-                    tracing::error!(%error, "the audit log has no next file; it goes on in this one");
+                    tracing::error!(%error, "the audit log has no next file");
                 }
                 return Ok(false);
             }
