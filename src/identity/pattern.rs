@@ -41,9 +41,18 @@ impl Glob {
         self.pattern.contains('*')
     }
 
+    /// The one value that fits, where there is no star.
+    #[must_use]
+    pub fn literal(&self) -> Option<&str> {
+        (!self.has_star()).then_some(&self.pattern)
+    }
+
     /// Whether the whole value fits, case and all.
     #[must_use]
     pub fn matches(&self, value: &str) -> bool {
+        if let Some(literal) = self.literal() {
+            return literal == value;
+        }
         if let Some(body) = self.pattern.strip_suffix("**") {
             let Some((head, rest)) = self.split_where_body_ends(body, value) else { return false };
             return !rest.is_empty() && self.fits(body, head);

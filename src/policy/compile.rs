@@ -1,15 +1,18 @@
 //! Source -> policy: names resolved, every mistake reported, rights of a principal worked out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::candidates::Candidates;
 use super::decide::Cause;
 use super::intervals::Intervals;
 use super::source::{IdentityLimits, KeysSource, Part, PolicySource, RuleSource, Template, Verbs};
 use super::upstream::{ActsAs, UpstreamSource};
 use crate::document::{Located, Location, Problems};
 use crate::etcd::{KeyRange, KeyVerb, StoreVerb};
-use crate::identity::{CaptureError, CertificateFacts, CertificatePattern, Principal, Variable};
+use crate::identity::{
+    CaptureError, CertificateFacts, CertificatePattern, Glob, Principal, Variable,
+};
 
 /// A rule's position in [`Policy::rule_name`]'s table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +34,7 @@ impl RuleId {
 #[derive(Debug)]
 pub struct Policy {
     identities: Vec<Identity>,
+    candidates: Candidates,
     /// `role/position (file:line)` per rule.
     rule_names: Vec<Arc<str>>,
 }
@@ -38,14 +42,18 @@ pub struct Policy {
 /// A role while names are resolved.
 struct Role {
     location: Location,
-    rules: Vec<(RuleId, RuleSource)>,
+    rules: Vec<NumberedRule>,
 }
+
+/// Shared by all identities of its role.
+type NumberedRule = (RuleId, Arc<RuleSource>);
 
 #[derive(Debug)]
 struct Identity {
     name: String,
     pattern: CertificatePattern,
-    rules: Vec<(RuleId, RuleSource)>,
+    /// None are kept once the rights are ready.
+    rules: Vec<NumberedRule>,
     limits: IdentityLimits,
     upstream: Option<(UpstreamSource, usize)>,
     variables: BTreeSet<Variable>,
@@ -88,7 +96,8 @@ pub enum NoPrincipal {
 /// What one principal may do.
 #[derive(Debug, Default)]
 pub struct Rights {
-    by_verb: [Intervals; KeyVerb::ALL.len()],
+    /// Verbs that the same rules are about share what was worked out.
+    by_verb: [Arc<Intervals>; KeyVerb::ALL.len()],
     store_allowed: BTreeMap<StoreVerb, RuleId>,
     store_denied: BTreeMap<StoreVerb, RuleId>,
     first_rule: Option<RuleId>,
@@ -113,16 +122,17 @@ impl Policy {
                 check_range_order(&rule, problems);
                 let id = RuleId::new(rule_names.len());
                 rule_names.push(format!("{name}/{} ({})", position + 1, rule.location).into());
-                rules.push((id, rule));
+                rules.push((id, Arc::new(rule)));
             }
             roles.insert(name, Role { location, rules });
         }
         let mut identities: Vec<Identity> = Vec::new();
+        let mut names = HashSet::new();
         let mut used = BTreeSet::new();
         let (mut certificates, mut password_files) = (0, 0);
         for identity in source.identities {
             let name = identity.name.value;
-            if identities.iter().any(|other| other.name == name) {
+            if !names.insert(name.clone()) {
                 let what = format!("identity `{name}` is defined twice");
                 problems.error(&identity.name.location, what, "rename one");
             }
@@ -163,7 +173,8 @@ impl Policy {
             let what = format!("role `{name}` belongs to no identity");
             problems.warning(&role.location, what, "name it in the `roles` of an `[[identity]]`");
         }
-        Self { identities, rule_names }
+        let candidates = Candidates::of(identities.iter().map(|identity| &identity.pattern));
+        Self { identities, candidates, rule_names }
     }
 
     /// Who a certificate is that verified under the CA of that name. Exactly one identity must
@@ -176,8 +187,10 @@ impl Policy {
         ca: &str,
         facts: &CertificateFacts,
     ) -> Result<Identification, NoPrincipal> {
+        let candidates = self.candidates.positions(facts);
+        let candidates = candidates.filter_map(|position| self.identities.get(position));
         let matching: Vec<&Identity> =
-            self.identities.iter().filter(|identity| identity.pattern.matches(ca, facts)).collect();
+            candidates.filter(|identity| identity.pattern.matches(ca, facts)).collect();
         match matching.as_slice() {
             [] => Err(NoPrincipal::NoMatch),
             [identity] => identity.identification(facts),
@@ -211,7 +224,7 @@ impl Identity {
     fn new(
         name: String,
         pattern: CertificatePattern,
-        rules: Vec<(RuleId, RuleSource)>,
+        mut rules: Vec<NumberedRule>,
         limits: IdentityLimits,
         upstream: Option<(UpstreamSource, usize)>,
     ) -> Self {
@@ -223,6 +236,9 @@ impl Identity {
         }
         let ready =
             variables.is_empty().then(|| Rights::build(&rules, &BTreeMap::new())).map(Arc::new);
+        if ready.is_some() {
+            rules = Vec::new();
+        }
         // Two users of etcd are two principals.
         variables.extend(upstream.iter().flat_map(|(upstream, _)| upstream.variables()));
         Self { name, pattern, rules, limits, upstream, variables, ready }
@@ -266,11 +282,11 @@ impl Identity {
         ];
         let mut captures = Vec::new();
         for (variable, glob) in fields {
-            if glob.as_ref().is_some_and(crate::identity::Glob::has_star) {
+            if glob.as_ref().is_some_and(Glob::has_star) {
                 captures.push((variable.to_string(), variable.value(facts)?.to_owned()));
             }
         }
-        if pattern.uri.as_ref().is_some_and(crate::identity::Glob::has_star) {
+        if pattern.uri.as_ref().is_some_and(Glob::has_star) {
             // The match has seen to it that there is exactly one.
             let uri = facts.uris.first().cloned().unwrap_or_default();
             captures.push(("uri".to_owned(), uri));
@@ -286,7 +302,7 @@ impl Identity {
 }
 
 impl Rights {
-    fn build(rules: &[(RuleId, RuleSource)], values: &BTreeMap<Variable, String>) -> Self {
+    fn build(rules: &[NumberedRule], values: &BTreeMap<Variable, String>) -> Self {
         let mut rights = Self { first_rule: first_granting(rules), ..Self::default() };
         let mut keyed: Vec<(KeyRange, RuleId, &RuleSource)> = Vec::new();
         for (id, rule) in rules {
@@ -300,12 +316,25 @@ impl Rights {
                 keyed.push((range, *id, rule));
             }
         }
+        let mut built: Vec<(Vec<[bool; 2]>, Arc<Intervals>)> = Vec::new();
         rights.by_verb = KeyVerb::ALL.map(|verb| {
-            let of = |wanted: fn(&RuleSource) -> &[KeyVerb]| -> Vec<(KeyRange, RuleId)> {
-                let having = keyed.iter().filter(|(_, _, rule)| wanted(rule).contains(&verb));
-                having.map(|(range, id, _)| (range.clone(), *id)).collect()
+            // Whether each rule allows it and whether it denies it: all that the intervals depend on.
+            let about = keyed
+                .iter()
+                .map(|(_, _, rule)| [rule.allow.key.contains(&verb), rule.deny.key.contains(&verb)])
+                .collect::<Vec<_>>();
+            if let Some((_, same)) = built.iter().find(|(other, _)| *other == about) {
+                return Arc::clone(same);
+            }
+            let chosen = |which: fn(&[bool; 2]) -> bool| -> Vec<(KeyRange, RuleId)> {
+                let having = keyed.iter().zip(&about).filter(|(_, about)| which(about));
+                having.map(|((range, id, _), _)| (range.clone(), *id)).collect()
             };
-            Intervals::build(&of(|rule| &rule.allow.key), &of(|rule| &rule.deny.key))
+            let intervals =
+                Intervals::build(&chosen(|[allows, _]| *allows), &chosen(|[_, denies]| *denies));
+            let intervals = Arc::new(intervals);
+            built.push((about, Arc::clone(&intervals)));
+            intervals
         });
         rights
     }
@@ -348,7 +377,7 @@ impl Rights {
 }
 
 /// A rule that only denies lets nobody in, not even with a request that touches nothing.
-fn first_granting(rules: &[(RuleId, RuleSource)]) -> Option<RuleId> {
+fn first_granting(rules: &[NumberedRule]) -> Option<RuleId> {
     let grants = |rule: &RuleSource| rule.allow != Verbs::default();
     rules.iter().find(|(_, rule)| grants(rule)).map(|(id, _)| *id)
 }

@@ -5,6 +5,7 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod candidates;
 mod compile;
 mod decide;
 mod http;

@@ -52,7 +52,7 @@ impl Intervals {
         let mut from: Option<Boundary> = None;
         for (boundary, opens, is_deny, rule) in events {
             if let Some(Boundary::At(start)) = from.take()
-                && boundary != Boundary::At(start.clone())
+                && !matches!(&boundary, Boundary::At(here) if *here == start)
                 && denying == 0
                 && let Some((granting, _)) = allowing.first()
             {
