@@ -1,5 +1,5 @@
 # The commands of the README. Each does all the set-up it needs.
-.PHONY: attacks audit-cost audit-faults audit-reading demo differential etcdctl test flood fuzz neighbours lint format audit-dependencies tools
+.PHONY: attacks audit-cost audit-faults audit-reading bench demo differential etcdctl test flood fuzz neighbours lint format audit-dependencies tools
 
 # Everything the gate checks: format, lints, documentation, dependencies, tests with real etcds.
 test: lint audit-dependencies
@@ -62,10 +62,15 @@ audit-faults: tools
 	RINGFENCE_KILLS=50 cargo test --locked --package ringfence --test audit_faults -- --nocapture --test-threads 1
 	cargo test --locked --package ringfence --test evidence tampering -- --nocapture
 
+# ringfence beside HAProxy, nginx, Envoy, etcd's grpc-proxy and etcd's own port: about 50 minutes, then bench/RESULTS.md.
+# Some of it: make bench SECTIONS=proxy,etcd
+bench:
+	bench/run $(if $(SECTIONS),--sections $(SECTIONS))
+
 # What the audit log costs: nothing recorded, `buffered`, `blocking`, `blocking` with signed checkpoints, in turns, against
 # a stand-in that answers at once; then `buffered` and `blocking` behind a real etcd.
 audit-cost:
-	RESULTS=bench/audit-cost.json bench/first-figure --rounds 5 --seconds 5 \
+	RESULTS=bench/audit-cost.json bench/compare --rounds 5 --seconds 5 \
 	--contestants ringfence-unrecorded,ringfence,ringfence-blocking,ringfence-sealed
 	bench/audit-cost-etcd
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::client::SendRequest;
 use http::Request;
 use rustls::ClientConfig;
@@ -26,6 +26,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const LAST_ANSWERS_LIMIT: Duration = Duration::from_secs(5);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+
+/// How often the memory is looked at within the measured window.
+const SAMPLES: u32 = 20;
 
 const WARM_UP: u8 = 0;
 const MEASURE: u8 = 1;
@@ -51,9 +54,18 @@ pub struct Arguments {
     /// Which calls to make
     #[arg(long, value_enum, default_value_t = Mix::Range)]
     mix: Mix,
-    /// Bytes of the value in each Put
-    #[arg(long, default_value_t = 128)]
+    /// Bytes of the value in each Put, and of each value that a Range has the stand-in answer with
+    #[arg(long, default_value_t = grpc::Answer::DEFAULT.value_bytes)]
     value_bytes: usize,
+    /// Keys that a Range has the stand-in answer with
+    #[arg(long, default_value_t = grpc::Answer::DEFAULT.keys)]
+    answer_keys: usize,
+    /// Keys that are asked for or written
+    #[arg(long, default_value_t = grpc::KEYS, value_parser = clap::value_parser!(u32).range(1..=i64::from(grpc::KEYS)))]
+    keys: u32,
+    /// One call to a connection, with a full handshake for each: requests are then connections. Needs one stream
+    #[arg(long)]
+    reconnect: bool,
     /// Threads of the driver itself
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=256))]
     threads: u64,
@@ -68,6 +80,8 @@ pub enum Mix {
     Put,
     /// Range and Put in turns
     Mixed,
+    /// A comparison that holds, and then a Put: what Kubernetes writes with
+    Txn,
 }
 
 impl Mix {
@@ -76,6 +90,7 @@ impl Mix {
             Self::Range => "range",
             Self::Put => "put",
             Self::Mixed => "mixed",
+            Self::Txn => "txn",
         }
     }
 }
@@ -95,9 +110,15 @@ struct Shared {
     tally: Mutex<Tally>,
     mix: Mix,
     value: Vec<u8>,
+    answer: grpc::Answer,
+    keys: u32,
+    reconnect: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Outcome<()> {
+    if arguments.reconnect && arguments.streams != 1 {
+        return Err("--reconnect takes --streams 1".to_owned());
+    }
     let config = tls::client(&arguments.pki, Some("client"))?;
     let phase = Arc::new(AtomicU8::new(WARM_UP));
     let (connected, ready) = mpsc::channel();
@@ -122,6 +143,12 @@ pub fn run(arguments: &Arguments) -> Outcome<()> {
                 }),
                 mix: arguments.mix,
                 value: vec![b'v'; arguments.value_bytes],
+                answer: grpc::Answer {
+                    value_bytes: arguments.value_bytes,
+                    keys: arguments.answer_keys,
+                },
+                keys: arguments.keys,
+                reconnect: arguments.reconnect,
             });
             let connected = connected.clone();
             thread::spawn(move || drive(&plan, &shared, &connected))
@@ -150,6 +177,8 @@ pub fn run(arguments: &Arguments) -> Outcome<()> {
 struct Window {
     elapsed: Duration,
     usages: Vec<(u32, Usage)>,
+    /// Resident memory of the first watched process now and then.
+    resident_bytes: Vec<u64>,
 }
 
 fn measure(arguments: &Arguments, phase: &AtomicU8) -> Outcome<Window> {
@@ -160,7 +189,13 @@ fn measure(arguments: &Arguments, phase: &AtomicU8) -> Outcome<Window> {
     // An error may have stopped the run already: then it stays stopped.
     let _ = phase.compare_exchange(WARM_UP, MEASURE, Ordering::Relaxed, Ordering::Relaxed);
     let start = Instant::now();
-    pause_unless_stopped(phase, Duration::from_secs(arguments.seconds));
+    let mut resident_bytes = Vec::with_capacity(SAMPLES as usize);
+    for _ in 0..SAMPLES {
+        pause_unless_stopped(phase, Duration::from_secs(arguments.seconds) / SAMPLES);
+        if let Some(pid) = arguments.cpu_pid.first() {
+            resident_bytes.push(process::usage(*pid)?.resident_bytes);
+        }
+    }
     let elapsed = start.elapsed();
     phase.store(STOP, Ordering::Relaxed);
     let mut usages = Vec::with_capacity(pids.len());
@@ -168,7 +203,7 @@ fn measure(arguments: &Arguments, phase: &AtomicU8) -> Outcome<Window> {
         let after = process::usage(*pid)?;
         usages.push((*pid, Usage { cpu_seconds: after.cpu_seconds - before.cpu_seconds, ..after }));
     }
-    Ok(Window { elapsed, usages })
+    Ok(Window { elapsed, usages, resident_bytes })
 }
 
 fn pause_unless_stopped(phase: &AtomicU8, duration: Duration) {
@@ -197,6 +232,7 @@ fn conclude(
             cpu_seconds: usage.cpu_seconds,
             cpu_microseconds_per_request: usage.cpu_seconds * 1e6 / requests.max(1) as f64,
             resident_bytes: usage.resident_bytes,
+            peak_resident_bytes: usage.peak_resident_bytes,
         })
         .collect();
     let driver = processes.pop().ok_or("no usage of the driver")?;
@@ -213,6 +249,7 @@ fn conclude(
         p999_microseconds: total.latencies.quantile_microseconds(0.999),
         mix: arguments.mix.name().to_owned(),
         tls_session,
+        resident_bytes_over_time: window.resident_bytes.clone(),
         driver,
         processes,
     };
@@ -227,6 +264,7 @@ fn conclude(
 }
 
 /// What one thread of the driver is to do.
+#[derive(Clone)]
 struct Plan {
     target: String,
     config: Arc<ClientConfig>,
@@ -241,7 +279,7 @@ fn drive(plan: &Plan, shared: &Arc<Shared>, connected: &Sender<Outcome<String>>)
         let mut senders = Vec::new();
         let mut session = String::new();
         for _ in 0..plan.connections {
-            match timeout(CONNECT_LIMIT, connect(plan))
+            match timeout(CONNECT_LIMIT, connect(&plan.target, &plan.config))
                 .await
                 .unwrap_or_else(|_| Err("connecting took too long".into()))
             {
@@ -258,7 +296,11 @@ fn drive(plan: &Plan, shared: &Arc<Shared>, connected: &Sender<Outcome<String>>)
             senders.iter().cycle().take(plan.connections * plan.streams).enumerate()
         {
             let first_key = plan.first_key.wrapping_add(index as u32 * 104_729);
-            streams.spawn(call_in_a_loop(sender.clone(), Arc::clone(shared), first_key));
+            let shared = Arc::clone(shared);
+            match shared.reconnect {
+                true => streams.spawn(connect_in_a_loop(plan.clone(), shared, first_key)),
+                false => streams.spawn(call_in_a_loop(sender.clone(), shared, first_key)),
+            };
         }
         while shared.phase.load(Ordering::Relaxed) != STOP {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -276,8 +318,12 @@ fn drive(plan: &Plan, shared: &Arc<Shared>, connected: &Sender<Outcome<String>>)
     std::mem::replace(&mut *tally, empty)
 }
 
-async fn connect(plan: &Plan) -> Outcome<(SendRequest<Bytes>, String)> {
-    let stream = tls::connect(&plan.target, Arc::clone(&plan.config)).await?;
+/// One connection, and what its TLS session agreed on.
+pub async fn connect(
+    target: &str,
+    config: &Arc<ClientConfig>,
+) -> Outcome<(SendRequest<Bytes>, String)> {
+    let stream = tls::connect(target, Arc::clone(config)).await?;
     let session = tls::session(&stream);
     let mut builder = h2::client::Builder::new();
     builder
@@ -294,29 +340,85 @@ async fn connect(plan: &Plan) -> Outcome<(SendRequest<Bytes>, String)> {
 }
 
 async fn call_in_a_loop(mut sender: SendRequest<Bytes>, shared: Arc<Shared>, first_key: u32) {
-    let mut number = first_key % grpc::KEYS;
-    let range = template(grpc::RANGE_PATH);
-    let put = template(grpc::PUT_PATH);
+    let mut calls = Calls::new(&shared, first_key);
     while shared.phase.load(Ordering::Relaxed) != STOP {
-        let is_put = match shared.mix {
-            Mix::Range => false,
-            Mix::Put => true,
-            Mix::Mixed => number.is_multiple_of(2),
-        };
-        let (head, body) = match is_put {
-            true => (put.clone(), grpc::put_request(number, &shared.value)),
-            false => (range.clone(), grpc::range_request(number)),
-        };
-        // A step that shares no factor with the count of keys visits all of them; odd, so Range and Put alternate.
-        number = (number + 7919) % grpc::KEYS;
+        let (head, body) = calls.next();
         let start = Instant::now();
         match call(sender, head, body).await {
             Ok(returned) => sender = returned,
             Err(message) => return fail(&shared, message),
         }
-        let mut tally = shared.tally.lock().unwrap();
+        shared.answered(start);
+    }
+}
+
+/// The latency of each is that of connecting and calling once.
+async fn connect_in_a_loop(plan: Plan, shared: Arc<Shared>, first_key: u32) {
+    let mut calls = Calls::new(&shared, first_key);
+    while shared.phase.load(Ordering::Relaxed) != STOP {
+        let (head, body) = calls.next();
+        let start = Instant::now();
+        let connected = timeout(CONNECT_LIMIT, connect(&plan.target, &plan.config)).await;
+        let called = match connected {
+            Ok(Ok((sender, _))) => call(sender, head, body).await.map(drop),
+            Ok(Err(message)) => Err(message),
+            Err(_) => Err("connecting took too long".to_owned()),
+        };
+        if let Err(message) = called {
+            return fail(&shared, message);
+        }
+        shared.answered(start);
+    }
+}
+
+/// The calls of one stream, one after another.
+struct Calls {
+    number: u32,
+    mix: Mix,
+    value: Vec<u8>,
+    answer: grpc::Answer,
+    keys: u32,
+    range: Request<()>,
+    put: Request<()>,
+    txn: Request<()>,
+}
+
+impl Calls {
+    fn new(shared: &Shared, first_key: u32) -> Self {
+        Self {
+            number: first_key,
+            mix: shared.mix,
+            value: shared.value.clone(),
+            answer: shared.answer,
+            keys: shared.keys,
+            range: template(grpc::RANGE_PATH),
+            put: template(grpc::PUT_PATH),
+            txn: template(grpc::TXN_PATH),
+        }
+    }
+
+    /// A step that shares no factor with the count of keys visits all of them; odd, so Range and Put alternate.
+    fn next(&mut self) -> (Request<()>, Bytes) {
+        self.number = self.number.wrapping_add(7919);
+        let key = self.number % self.keys;
+        let mix = match self.mix {
+            Mix::Mixed if self.number.is_multiple_of(2) => Mix::Put,
+            Mix::Mixed => Mix::Range,
+            other => other,
+        };
+        match mix {
+            Mix::Put => (self.put.clone(), grpc::put_request(key, &self.value)),
+            Mix::Txn => (self.txn.clone(), grpc::txn_request(key, &self.value)),
+            Mix::Range | Mix::Mixed => (self.range.clone(), grpc::range_request(key, self.answer)),
+        }
+    }
+}
+
+impl Shared {
+    fn answered(&self, start: Instant) {
+        let mut tally = self.tally.lock().unwrap();
         tally.answered += 1;
-        if shared.phase.load(Ordering::Relaxed) == MEASURE {
+        if self.phase.load(Ordering::Relaxed) == MEASURE {
             let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             tally.latencies.record(nanoseconds);
         }
@@ -332,7 +434,7 @@ fn fail(shared: &Shared, message: String) {
 }
 
 /// The metadata a Go client of etcd would send.
-fn template(path: &str) -> Request<()> {
+pub fn template(path: &str) -> Request<()> {
     Request::post(format!("https://localhost{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -341,8 +443,8 @@ fn template(path: &str) -> Request<()> {
         .unwrap()
 }
 
-/// One unary call. The request is small and the next waits for its answer, so no more than it is ever buffered.
-async fn call(
+/// One unary call. The next waits for its answer, so no more than its request is ever buffered.
+pub async fn call(
     sender: SendRequest<Bytes>,
     head: Request<()>,
     body: Bytes,
@@ -357,14 +459,14 @@ async fn call(
     }
     let early_status = response.headers().get("grpc-status").cloned();
     let mut answer = response.into_body();
-    let mut message = Bytes::new();
+    let mut message = grpc::Received::default();
     while let Some(chunk) = answer.data().await {
         let chunk = chunk.map_err(|error| format!("answer: {error}"))?;
         answer
             .flow_control()
             .release_capacity(chunk.len())
             .map_err(|error| format!("answer: {error}"))?;
-        message = if message.is_empty() { chunk } else { joined(&message, &chunk) };
+        message.add(&chunk);
     }
     let trailers = answer.trailers().await.map_err(|error| format!("trailers: {error}"))?;
     let status = trailers
@@ -372,18 +474,9 @@ async fn call(
         .and_then(|trailers| trailers.get("grpc-status"))
         .or(early_status.as_ref());
     match status {
-        Some(status) if status == "0" && grpc::is_one_message(&message) => Ok(sender),
-        Some(status) if status == "0" => {
-            Err(format!("answer: {} bytes that are no message", message.len()))
-        }
+        Some(status) if status == "0" && message.is_one_message() => Ok(sender),
+        Some(status) if status == "0" => Err("answer: its bytes are no message".to_owned()),
         Some(status) => Err(format!("answer: grpc-status {status:?}")),
         None => Err("answer: no grpc-status".to_owned()),
     }
-}
-
-fn joined(first: &[u8], second: &[u8]) -> Bytes {
-    let mut both = BytesMut::with_capacity(first.len() + second.len());
-    both.extend_from_slice(first);
-    both.extend_from_slice(second);
-    both.freeze()
 }

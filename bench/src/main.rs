@@ -4,16 +4,22 @@
 mod audit;
 mod compare;
 mod contestant;
+mod figures;
+mod fill;
 mod grpc;
 mod histogram;
 mod load;
+mod machine;
 mod passthrough;
 mod pki;
 mod process;
 mod report;
+mod series;
 mod stop;
+mod suite;
 mod tls;
 mod upstream;
+mod watch;
 mod workers;
 
 use std::process::ExitCode;
@@ -24,10 +30,7 @@ use clap::{Parser, Subcommand};
 pub type Outcome<T> = Result<T, String>;
 
 #[derive(Parser)]
-#[command(
-    name = "ringfence-bench",
-    about = "Measures ringfence beside a bare passthrough and HAProxy"
-)]
+#[command(name = "ringfence-bench", about = "Measures ringfence beside what would be used instead")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -43,8 +46,12 @@ enum Command {
     Passthrough(passthrough::Arguments),
     /// Drive unary gRPC calls in a closed loop and print what came of it as JSON
     Load(load::Arguments),
+    /// Drive many watchers of the same keys, and print how fast every event reached each as JSON
+    Watch(watch::Arguments),
     /// Run the contestants in turns and print one table
     Compare(compare::Arguments),
+    /// Run the sections of the bench, and write every figure and what was made of it
+    Suite(suite::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,7 +60,9 @@ fn main() -> ExitCode {
         Command::Upstream(arguments) => upstream::run(&arguments),
         Command::Passthrough(arguments) => passthrough::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Suite(arguments) => suite::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

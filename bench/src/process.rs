@@ -18,29 +18,71 @@ const END_LIMIT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(20);
 const LOG_TAIL_BYTES: usize = 2000;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Usage {
     pub cpu_seconds: f64,
     pub resident_bytes: u64,
+    /// The most there ever was, of each process by itself.
+    pub peak_resident_bytes: u64,
 }
 
-/// CPU time (user and system, all threads, ended ones too) since the process began, and its resident memory now.
+/// CPU time (user and system, all threads, ended ones too) since the process began, and its resident memory now; its
+/// children (nginx has its workers as such) are counted with it, but no memory that they share is taken off.
 pub fn usage(pid: u32) -> Outcome<Usage> {
-    let path = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-    usage_of(&text).ok_or_else(|| format!("{path}: not as expected"))
+    let mut total = usage_of_one(pid)?;
+    for child in children(pid) {
+        // It may have ended in between.
+        let Ok(usage) = usage_of_one(child) else { continue };
+        total.cpu_seconds += usage.cpu_seconds;
+        total.resident_bytes += usage.resident_bytes;
+        total.peak_resident_bytes += usage.peak_resident_bytes;
+    }
+    Ok(total)
 }
 
-/// The name (field 2) may hold spaces and parentheses, so fields are counted from its last `)`: what follows is field 3.
-fn usage_of(stat: &str) -> Option<Usage> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    let ticks = field(14)? + field(15)?;
-    Some(Usage {
-        cpu_seconds: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
-        resident_bytes: field(24)? * rustix::param::page_size() as u64,
+fn usage_of_one(pid: u32) -> Outcome<Usage> {
+    let read = |path: String| fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"));
+    let status = read(format!("/proc/{pid}/status"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let stat = Stat::read(&read(format!("/proc/{pid}/stat"))?);
+    let stat = stat.ok_or_else(|| format!("/proc/{pid}/stat: not as expected"))?;
+    Ok(Usage {
+        cpu_seconds: stat.ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+        resident_bytes: stat.resident_bytes,
+        peak_resident_bytes: peak.map_or(stat.resident_bytes, |kibibytes| kibibytes * 1024),
     })
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        Stat::read(&text).is_some_and(|stat| stat.parent == parent)
+    };
+    numbers.filter(is_child).collect()
+}
+
+/// What matters here of `/proc/PID/stat`.
+struct Stat {
+    parent: u32,
+    ticks: u64,
+    resident_bytes: u64,
+}
+
+impl Stat {
+    /// The name (field 2) may hold spaces and parentheses, so fields are counted from its last `)`: what follows is field 3.
+    fn read(text: &str) -> Option<Self> {
+        let (_, rest) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        Some(Self {
+            parent: u32::try_from(field(4)?).ok()?,
+            ticks: field(14)? + field(15)?,
+            resident_bytes: field(24)? * rustix::param::page_size() as u64,
+        })
+    }
 }
 
 /// The program, to be asked to end when this process is gone, however it went: nothing of a run
@@ -162,12 +204,20 @@ mod tests {
     #[test]
     fn a_name_with_spaces_and_parentheses_moves_no_field() {
         let stat = "7 (a) b (c) S 1 1 1 0 -1 0 0 0 0 0 150 50 0 0 20 0 1 0 9 4096 3 0";
-        let usage = usage_of(stat).unwrap();
-        assert_eq!(usage.resident_bytes, 3 * rustix::param::page_size() as u64);
-        assert!(
-            (usage.cpu_seconds * rustix::param::clock_ticks_per_second() as f64 - 200.0).abs()
-                < 1e-6
-        );
+        let stat = Stat::read(stat).unwrap();
+        assert_eq!((stat.parent, stat.ticks), (1, 200));
+        assert_eq!(stat.resident_bytes, 3 * rustix::param::page_size() as u64);
+    }
+
+    #[test]
+    fn children_are_counted_with_their_parent() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let found = children(std::process::id());
+        let together = usage(std::process::id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.contains(&child.id()));
+        assert!(together.unwrap().resident_bytes > 0);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Audit;
+use crate::figures::{Points, Spread, median};
+use crate::watch::{WatchReport, WatchedProcess};
 
 #[derive(Clone, Serialize, Deserialize)]
 pub struct ProcessReport {
@@ -11,6 +13,7 @@ pub struct ProcessReport {
     pub cpu_seconds: f64,
     pub cpu_microseconds_per_request: f64,
     pub resident_bytes: u64,
+    pub peak_resident_bytes: u64,
 }
 
 /// One run of `load`. `processes` are those asked for, in that order.
@@ -29,6 +32,8 @@ pub struct LoadReport {
     pub p999_microseconds: f64,
     pub mix: String,
     pub tls_session: String,
+    /// Of the first process asked for, at even distances within the window.
+    pub resident_bytes_over_time: Vec<u64>,
     pub driver: ProcessReport,
     pub processes: Vec<ProcessReport>,
 }
@@ -38,6 +43,8 @@ pub struct LoadReport {
 pub struct Turn {
     pub round: u32,
     pub contestant: String,
+    /// Which load it was, where a series has several.
+    pub shape: String,
     /// The machine's one-minute load average before the turn: high where others kept it busy.
     pub load_average_before: f64,
     /// What ringfence's audit files held after the turn, checked call by call.
@@ -47,6 +54,16 @@ pub struct Turn {
     pub proxy: Option<ProcessReport>,
     pub upstream: ProcessReport,
     pub load: LoadReport,
+}
+
+/// One contestant in one round of watches.
+#[derive(Serialize)]
+pub struct WatchTurn {
+    pub round: u32,
+    pub contestant: String,
+    pub proxy: Option<WatchedProcess>,
+    pub upstream: WatchedProcess,
+    pub report: WatchReport,
 }
 
 /// The median of each figure over the rounds of one contestant.
@@ -72,9 +89,8 @@ pub struct Summary {
 pub struct Ratio {
     pub of: String,
     pub over: String,
-    pub min: f64,
-    pub median: f64,
-    pub max: f64,
+    #[serde(flatten)]
+    pub spread: Spread,
 }
 
 pub fn summary(contestant: &str, version: &str, turns: &[Turn]) -> Option<Summary> {
@@ -143,31 +159,14 @@ pub fn blocking(contestant: &str, in_flight: u32, turns: &[Turn]) -> Option<Bloc
 
 /// None where one of the two did not run or is no proxy.
 pub fn ratio(of: &str, over: &str, turns: &[Turn]) -> Option<Ratio> {
-    let cost = |contestant: &str, round: u32| {
-        let turn =
-            turns.iter().find(|turn| turn.contestant == contestant && turn.round == round)?;
-        Some(turn.proxy.as_ref()?.cpu_microseconds_per_request)
+    let cost = |contestant: &str| {
+        let mine = turns.iter().filter(|turn| turn.contestant == contestant);
+        Points::new(mine.filter_map(|turn| {
+            Some((turn.round, turn.proxy.as_ref()?.cpu_microseconds_per_request))
+        }))
     };
-    let rounds = turns.iter().map(|turn| turn.round).max()?;
-    let mut ratios: Vec<f64> =
-        (1..=rounds).filter_map(|round| Some(cost(of, round)? / cost(over, round)?)).collect();
-    ratios.sort_by(f64::total_cmp);
-    Some(Ratio {
-        of: of.to_owned(),
-        over: over.to_owned(),
-        min: *ratios.first()?,
-        max: *ratios.last()?,
-        median: median(ratios)?,
-    })
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let upper = *values.get(values.len() / 2)?;
-    match values.len().is_multiple_of(2) {
-        true => Some((values[values.len() / 2 - 1] + upper) / 2.0),
-        false => Some(upper),
-    }
+    let spread = cost(of).over(&cost(over)).spread()?;
+    Some(Ratio { of: of.to_owned(), over: over.to_owned(), spread })
 }
 
 pub fn table(summaries: &[Summary], ratios: &[Ratio]) -> String {
@@ -209,7 +208,7 @@ pub fn table(summaries: &[Summary], ratios: &[Ratio]) -> String {
     for ratio in ratios {
         text.push_str(&format!(
             "CPU per request, {} / {}: median {:.2} (min {:.2}, max {:.2})\n",
-            ratio.of, ratio.over, ratio.median, ratio.min, ratio.max
+            ratio.of, ratio.over, ratio.spread.median, ratio.spread.min, ratio.spread.max
         ));
     }
     text
@@ -225,10 +224,12 @@ mod tests {
             cpu_seconds: 1.0,
             cpu_microseconds_per_request: cost,
             resident_bytes: 1 << 20,
+            peak_resident_bytes: 1 << 20,
         };
         Turn {
             round,
             contestant: contestant.to_owned(),
+            shape: String::new(),
             load_average_before: 0.0,
             audit: None,
             sync_seconds: None,
@@ -246,6 +247,7 @@ mod tests {
                 p999_microseconds: 1.0,
                 mix: String::new(),
                 tls_session: String::new(),
+                resident_bytes_over_time: Vec::new(),
                 driver: process,
                 processes: Vec::new(),
             },
@@ -265,20 +267,5 @@ mod tests {
         assert_eq!(super::blocking("blocking", 10, &turns).unwrap().share, 3.0);
         assert_eq!(super::blocking("blocking", 100, &turns).unwrap().share, 0.6);
         assert!(super::blocking("ringfence", 10, &turns).is_none());
-    }
-
-    #[test]
-    fn ratios_pair_the_rounds() {
-        let turns =
-            [turn(1, "a", 10.0), turn(1, "b", 10.0), turn(2, "a", 30.0), turn(2, "b", 10.0)];
-        let ratio = ratio("a", "b", &turns).unwrap();
-        assert_eq!((ratio.min, ratio.median, ratio.max), (1.0, 2.0, 3.0));
-        assert!(super::ratio("a", "absent", &turns).is_none());
-    }
-
-    #[test]
-    fn an_even_count_has_the_mean_of_the_middle_two() {
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
-        assert_eq!(median(Vec::new()), None);
     }
 }

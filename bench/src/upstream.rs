@@ -1,6 +1,8 @@
 //! A stand-in for etcd: mutual TLS, h2, canned answers to Range and Put, Unimplemented to the rest.
 //! As cheap as it can be made, so that what is measured is the proxy before it. It stores nothing.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::grpc::Answer;
 use crate::{Outcome, grpc, tls, workers};
 
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -30,22 +33,27 @@ pub struct Arguments {
     /// Single-thread runtimes to run
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Bytes of the value in each Range answer
-    #[arg(long, default_value_t = 128)]
-    value_bytes: usize,
 }
 
-/// The canned answers of one worker; cloning `Bytes` copies no byte.
+/// The canned answers of one worker; cloning `Bytes` copies no byte. A Range says which it wants.
 struct Canned {
-    range: Bytes,
+    ranges: RefCell<HashMap<Answer, Bytes>>,
     put: Bytes,
+}
+
+impl Canned {
+    fn range(&self, answer: Answer) -> Bytes {
+        self.ranges
+            .borrow_mut()
+            .entry(answer)
+            .or_insert_with(|| grpc::range_response(answer))
+            .clone()
+    }
 }
 
 pub fn run(arguments: &Arguments) -> Outcome<()> {
     let acceptor = TlsAcceptor::from(tls::server(&arguments.pki)?);
-    let value_bytes = arguments.value_bytes;
-    let make =
-        move || Canned { range: grpc::range_response(value_bytes), put: grpc::put_response() };
+    let make = || Canned { ranges: RefCell::default(), put: grpc::put_response() };
     workers::serve(&arguments.listen, arguments.threads, make, move |socket, canned| {
         serve_connection(acceptor.clone(), socket, canned)
     })
@@ -86,14 +94,23 @@ async fn answer(
     canned: &Canned,
 ) -> Result<(), h2::Error> {
     let (head, mut body) = request.into_parts();
-    let body_answer = match head.uri.path() {
-        grpc::RANGE_PATH => canned.range.clone(),
-        grpc::PUT_PATH => canned.put.clone(),
+    let is_range = match head.uri.path() {
+        grpc::RANGE_PATH => true,
+        grpc::PUT_PATH => false,
         _ => return refuse(&mut respond),
     };
+    let mut wanted = Answer::DEFAULT;
+    let mut first = true;
     while let Some(chunk) = body.data().await {
-        body.flow_control().release_capacity(chunk?.len())?;
+        let chunk = chunk?;
+        body.flow_control().release_capacity(chunk.len())?;
+        // A Range is small and comes whole.
+        if is_range && first {
+            wanted = Answer::wanted(&chunk);
+        }
+        first = false;
     }
+    let body_answer = if is_range { canned.range(wanted) } else { canned.put.clone() };
     let mut stream = respond.send_response(head_of_answer(), false)?;
     if stream.send_data(body_answer, false).is_err() {
         stream.send_reset(Reason::INTERNAL_ERROR);

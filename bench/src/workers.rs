@@ -13,7 +13,7 @@ use tokio::task::LocalSet;
 
 use crate::Outcome;
 
-const MAX_CONNECTIONS_PER_WORKER: usize = 512;
+const MAX_CONNECTIONS_PER_WORKER: usize = 4096;
 
 /// Serves until the process is ended. `state` is made once per worker, on its thread, and shared by its connections.
 pub fn serve<State, Make, Handle, Done>(
