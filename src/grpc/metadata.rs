@@ -43,27 +43,27 @@ impl Metadata {
     /// # Errors
     /// When a header that matters cannot be read without doubt.
     pub fn read(headers: &HeaderMap) -> Result<Self, MetadataError> {
-        let content_type = headers.get(http::header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let Heeded { content_type, encoding, api_version, timeout, has_leader } =
+            Heeded::of(headers);
+        let content_type = content_type.map(HeaderValue::as_bytes);
         let media_type = content_type.and_then(|value| value.split(|byte| *byte == b';').next());
         match media_type.map(<[u8]>::trim_ascii) {
             Some(b"application/grpc" | b"application/grpc+proto") => {}
             _ => return Err(MetadataError::ContentType),
         }
-        match headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
+        match encoding.map(HeaderValue::as_bytes) {
             None | Some(b"identity") => {}
             Some(_) => return Err(MetadataError::Encoding),
         }
-        let client_api_version = headers.get("client-api-version").cloned();
-        if let Some(version) = &client_api_version {
+        if let Some(version) = api_version {
             let printable = version.as_bytes().iter().all(u8::is_ascii_graphic);
             if !printable || !(1..=API_VERSION_BYTES_MAX).contains(&version.len()) {
                 return Err(MetadataError::ApiVersion);
             }
         }
-        let client_api_version = client_api_version.filter(is_of_etcd);
-        let timeout = headers.get("grpc-timeout").map(|value| parse_timeout(value.as_bytes()));
-        let timeout = timeout.transpose()?;
-        let has_leader = headers.get("hasleader").is_some_and(|value| value == "true");
+        let client_api_version = api_version.filter(|version| is_of_etcd(version)).cloned();
+        let timeout = timeout.map(|value| parse_timeout(value.as_bytes())).transpose()?;
+        let has_leader = has_leader.is_some_and(|value| value == "true");
         Ok(Self { has_leader, client_api_version, timeout })
     }
 
@@ -75,6 +75,35 @@ impl Metadata {
         if let Some(version) = &self.client_api_version {
             headers.insert(HeaderName::from_static("client-api-version"), version.clone());
         }
+    }
+}
+
+/// The headers that are heeded, each as it comes first.
+#[derive(Default)]
+struct Heeded<'h> {
+    content_type: Option<&'h HeaderValue>,
+    encoding: Option<&'h HeaderValue>,
+    api_version: Option<&'h HeaderValue>,
+    timeout: Option<&'h HeaderValue>,
+    has_leader: Option<&'h HeaderValue>,
+}
+
+impl<'h> Heeded<'h> {
+    /// A request has few headers: going through them once costs less than five look-ups.
+    fn of(headers: &'h HeaderMap) -> Self {
+        let mut heeded = Self::default();
+        for (name, value) in headers {
+            let slot = match name.as_str() {
+                "content-type" => &mut heeded.content_type,
+                "grpc-encoding" => &mut heeded.encoding,
+                "client-api-version" => &mut heeded.api_version,
+                "grpc-timeout" => &mut heeded.timeout,
+                "hasleader" => &mut heeded.has_leader,
+                _ => continue,
+            };
+            slot.get_or_insert(value);
+        }
+        heeded
     }
 }
 

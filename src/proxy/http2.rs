@@ -1,7 +1,7 @@
 //! The HTTP/2 streams of one client connection, until it ends or has to.
 
 use std::cell::Cell;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub(super) async fn serve(
     core: &Rc<Core>,
     client: Rc<Client>,
     stream: TlsStream<TcpStream>,
-    mut draining: watch::Receiver<bool>,
+    draining: watch::Receiver<bool>,
 ) -> (u64, Ending) {
     let guard = Rc::new(Guard::new(FrameLimits {
         control_frames_per_second: core.limits.control_frames_per_second,
@@ -74,11 +74,13 @@ pub(super) async fn serve(
         Err(_) => (Rc::default(), NOBODY_STREAMS_MAX),
     };
     let mut calls = 0;
+    // Once for all calls: to begin and to give up waiting takes locks that all cores share.
+    let mut drained = pin!(is_true(draining));
     loop {
         let event = tokio::select! {
             biased;
             event = std::future::poll_fn(|context| session.poll_event(context)) => event,
-            _ = draining.wait_for(|draining| *draining), if session.is_open() => {
+            () = &mut drained, if session.is_open() => {
                 SessionEvent::Due(Due::Leave(Ending::Drained))
             }
         };
@@ -106,6 +108,11 @@ pub(super) async fn serve(
             SessionEvent::Due(Due::Gone(ending)) => return (calls, ending),
         }
     }
+}
+
+async fn is_true(mut flag: watch::Receiver<bool>) {
+    // Whoever could set it is gone only when the core is.
+    drop(flag.wait_for(|flag| *flag).await);
 }
 
 /// What happens on a connection.

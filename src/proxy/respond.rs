@@ -2,9 +2,14 @@
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::{HeaderMap, HeaderValue, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::grpc::{Code, Status};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 /// Answers without a body. A client that is gone hears nothing, and that is no fault of ours.
 pub(super) fn answer(respond: &mut SendResponse<Bytes>, status: &Status) {
@@ -16,7 +21,7 @@ pub(super) fn answer(respond: &mut SendResponse<Bytes>, status: &Status) {
 pub(super) fn response_head() -> Response<()> {
     let mut response = Response::new(());
     let grpc = HeaderValue::from_static("application/grpc");
-    response.headers_mut().insert("content-type", grpc);
+    response.headers_mut().insert(CONTENT_TYPE, grpc);
     response
 }
 
@@ -31,14 +36,25 @@ pub(super) struct Told {
 /// Copies etcd's status; a reply without one, or with one that is no number, is told to be an internal
 /// error. Nothing else of etcd's trailers travels on.
 pub(super) fn copy_status(from: &HeaderMap, to: &mut HeaderMap) -> Told {
-    let status = from.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
+    // There are few: going through them costs less than looking each up. Of one that comes twice the first counts.
+    let (mut status, mut message, mut details) = (None, None, None);
+    for (name, value) in from {
+        match name.as_str() {
+            "grpc-status" => drop(status.get_or_insert(value)),
+            "grpc-message" => drop(message.get_or_insert(value)),
+            "grpc-status-details-bin" => drop(details.get_or_insert(value)),
+            _ => {}
+        }
+    }
+    let status = status.and_then(|status| status.to_str().ok()?.parse().ok());
     let Some(status) = status else {
         Status::new(Code::Internal, "ringfence: etcd's reply has no status").write(to);
         return Told { status: Code::Internal as u16, fault: Some("no_status") };
     };
-    to.insert("grpc-status", HeaderValue::from(status));
-    for name in ["grpc-message", "grpc-status-details-bin"] {
-        if let Some(value) = from.get(name) {
+    let value = if status == 0 { HeaderValue::from_static("0") } else { HeaderValue::from(status) };
+    to.insert(GRPC_STATUS, value);
+    for (name, value) in [(GRPC_MESSAGE, message), (GRPC_DETAILS, details)] {
+        if let Some(value) = value {
             to.insert(name, value.clone());
         }
     }

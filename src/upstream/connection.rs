@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong};
 use http::Uri;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{Config, Endpoint};
@@ -24,6 +24,9 @@ pub(super) const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 /// (`proxy::outbox`), so few are unread at a time; but a burst of small ones, as large as the windows
 /// allow, must not end the connection that others share.
 const DATA_FRAME_OVERHEAD_BYTES: usize = 256;
+
+/// What is read off the socket at once; TLS alone reads 4 KiB, a part of what many calls are answered with.
+const READ_BYTES: usize = 16 * 1024;
 
 /// How often a connection with open calls is asked whether it is still there, and for how long.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -109,6 +112,7 @@ pub(super) async fn open(
             let connector = connector.ok_or(ConnectError::NoConnector)?;
             let stream = TcpStream::connect(authority.as_str()).await?;
             stream.set_nodelay(true)?;
+            let stream = BufReader::with_capacity(READ_BYTES, stream);
             Box::new(connector.connect(name.clone(), stream).await?)
         }
     })

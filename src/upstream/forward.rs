@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
+use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 
 use super::login::Token;
@@ -26,6 +27,10 @@ pub struct Reply {
     /// Held until the body has been read.
     _slot: Slot,
 }
+
+/// A message of so many bytes is given to h2 at once, whether etcd has room for it or not: it waits there as it would
+/// wait here. It is a part of what its principal may have in memory (`limits.request_bytes_per_principal`).
+const AT_ONCE_BYTES_MAX: usize = 4096;
 
 /// With these etcd says that it does not take a token, before anything of the request has run
 /// (api/v3rpc/rpctypes). Their codes are those of other faults, too.
@@ -143,11 +148,17 @@ pub async fn forward(
     if recorded.call() != call {
         return Err(ForwardError::Mismatch);
     }
-    let slot = slot(pool, permit.rpc()).await?;
+    let mut slot = slot(pool, permit.rpc()).await?;
     let request = request(permit.rpc(), &slot, metadata, token)?;
-    let mut sender = slot.sender.clone().ready().await?;
-    let (response, mut stream) = sender.send_request(request, false)?;
-    send_all(&mut stream, framed(permit.body()), true).await?;
+    std::future::poll_fn(|context| slot.sender.poll_ready(context)).await?;
+    let (response, mut stream) = slot.sender.send_request(request, false)?;
+    let message = framed(permit.body());
+    if message.len() <= AT_ONCE_BYTES_MAX {
+        stream.send_data(message, true)?;
+    } else {
+        // On the heap: most messages are short, and the future of their calls stays small.
+        Box::pin(send_all(&mut stream, message, true)).await?;
+    }
     let (head, body) = response.await?.into_parts();
     if head.status != StatusCode::OK {
         return Err(ForwardError::NotGrpc(head.status));
@@ -174,8 +185,8 @@ pub(super) fn request(
     *request.uri_mut() = slot.uris.of(rpc).ok_or(ForwardError::Mismatch)?;
     *request.version_mut() = http::Version::HTTP_2;
     let headers = request.headers_mut();
-    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-    headers.insert("te", HeaderValue::from_static("trailers"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
     metadata.write(headers);
     if let Some(token) = token {
         headers.insert("token", token.header().clone());

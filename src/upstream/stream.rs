@@ -64,10 +64,10 @@ pub async fn open(
     metadata: &Metadata,
     token: Option<&Token>,
 ) -> Result<(Outgoing, Incoming), ForwardError> {
-    let slot = slot(pool, permit.rpc()).await?;
+    let mut slot = slot(pool, permit.rpc()).await?;
     let request = request(permit.rpc(), &slot, metadata, token)?;
-    let mut sender = slot.sender.clone().ready().await?;
-    let (response, stream) = sender.send_request(request, false)?;
+    std::future::poll_fn(|context| slot.sender.poll_ready(context)).await?;
+    let (response, stream) = slot.sender.send_request(request, false)?;
     let waiting = BytesMut::new();
     let mut outgoing =
         Outgoing { rpc: permit.rpc(), stream, waiting, finishing: false, _slot: slot };
