@@ -1,6 +1,7 @@
 //! One call, phase by phase: read, decide, record, forward, relay. A call whose messages go both ways
 //! is `stream`'s.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -65,8 +66,8 @@ pub(super) async fn serve<P>(
     // Also a call that may take as long as it likes has to begin.
     let begun = started + core.limits.call_timeout;
     let begun = ends.map_or(begun, |ends| ends.min(begun));
-    let reading = read_message(&core, &mut head, &mut body);
-    let read = tokio::time::timeout_at(begun, reading).await;
+    let alarm = core.alarms.alarm(Some(begun));
+    let read = alarm.bound(pin!(read_message(&core, &mut head, &mut body))).await;
     let message = match read.unwrap_or(Err(Refusal::Slow)) {
         Ok(message) => message,
         Err(mut refusal) => {
@@ -91,7 +92,8 @@ pub(super) async fn serve<P>(
         Err(refused) => return answer(&mut respond, &refused.status),
         Ok(authorized) => authorized,
     };
-    let outcome = relay::run(&asking, &permit, &recorded, respond).await;
+    alarm.set(ends);
+    let outcome = relay::run(&asking, &alarm, &permit, &recorded, respond).await;
     recorded.finish(outcome);
     core.metrics.observe_forward(started.elapsed());
 }

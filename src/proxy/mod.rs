@@ -4,6 +4,7 @@
 //! It never sends client bytes, client paths or client headers on.
 
 mod acting;
+mod alarm;
 mod authorize;
 mod call;
 mod connection;
@@ -21,6 +22,7 @@ mod respond;
 mod share;
 mod stream;
 
+pub use alarm::Alarms;
 pub use connection::serve;
 pub use rate::Rates;
 pub use refuse::Refusal;
@@ -116,6 +118,8 @@ pub struct Core {
     pub shares: RefCell<Shares>,
     /// How many requests principals make; shared by every core.
     pub rates: Arc<Rates>,
+    /// When calls are cut off.
+    pub alarms: Alarms,
     /// When the process began; the time of `rates`.
     pub started: tokio::time::Instant,
     /// Bounds.

@@ -8,9 +8,9 @@ use h2::SendStream;
 use h2::server::SendResponse;
 use http::HeaderMap;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::Core;
+use super::alarm::Alarm;
 use super::authorize::Asking;
 use super::outbox::{LAST_WORDS, Outbox};
 use super::refuse::{forward_failed, reply_too_large, shutting_down, timed_out};
@@ -60,6 +60,7 @@ enum RelayError {
 /// with it, or the log says that the call was aborted. Without a deadline it takes as long as etcd and the client like.
 pub(super) async fn run(
     asking: &Asking<'_>,
+    alarm: &Alarm<'_>,
     permit: &Permit,
     recorded: &Recorded,
     mut respond: SendResponse<Bytes>,
@@ -72,7 +73,7 @@ pub(super) async fn run(
         outbox: Outbox::default(),
         ended: false,
     };
-    let fault = match relay(asking, permit, recorded, &mut respond, &mut progress).await {
+    let fault = match relay(asking, alarm, permit, recorded, &mut respond, &mut progress).await {
         Ok(()) => progress.told.and_then(|told| told.fault),
         Err(RelayError::ClientGone) => Some("client_gone"),
         Err(error) => {
@@ -117,12 +118,13 @@ impl RelayError {
 
 async fn relay(
     asking: &Asking<'_>,
+    alarm: &Alarm<'_>,
     permit: &Permit,
     recorded: &Recorded,
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
 ) -> Result<(), RelayError> {
-    let waiting = Waiting { core: asking.core, rpc: permit.rpc(), deadline: asking.ends };
+    let waiting = Waiting { core: asking.core, rpc: permit.rpc(), alarm };
     if let Some(lease) = permit_session_lease(permit) {
         // On the heap: a rare step must not make the future of every call larger.
         let mut granting = Box::pin(step(asking, &lease, recorded));
@@ -152,7 +154,7 @@ async fn relay(
             let endless = Endless::of(permit.rpc(), asking.core);
             let from = (&mut reply, permit.rpc());
             let passing = pass_through(asking, from, endless, respond, progress);
-            let passed = waiting.until_deadline(passing).await;
+            let passed = waiting.until_deadline(pin!(passing)).await;
             // The client first: the rest may take as long again.
             match &passed {
                 Err(RelayError::TimedOut) => end(respond, progress, &timed_out().0),
@@ -190,7 +192,7 @@ async fn read_to_end(reply: &mut Reply, progress: &mut Progress) {
 struct Waiting<'a> {
     core: &'a Core,
     rpc: Rpc,
-    deadline: Option<Instant>,
+    alarm: &'a Alarm<'a>,
 }
 
 impl Waiting<'_> {
@@ -200,7 +202,7 @@ impl Waiting<'_> {
         respond: &mut SendResponse<Bytes>,
         answer: Pin<&mut impl Future<Output = Result<T, ForwardError>>>,
     ) -> Result<T, RelayError> {
-        let answered = async {
+        let answered = pin!(async {
             tokio::select! {
                 biased;
                 answer = answer => Ok(answer?),
@@ -209,21 +211,15 @@ impl Waiting<'_> {
                 }
                 () = self.our_end() => Err(RelayError::ShuttingDown),
             }
-        };
+        });
         self.until_deadline(answered).await
     }
 
     async fn until_deadline<T>(
         &self,
-        relaying: impl Future<Output = Result<T, RelayError>>,
+        relaying: Pin<&mut impl Future<Output = Result<T, RelayError>>>,
     ) -> Result<T, RelayError> {
-        match self.deadline {
-            None => relaying.await,
-            Some(deadline) => {
-                let ended = tokio::time::timeout_at(deadline, relaying).await;
-                ended.unwrap_or(Err(RelayError::TimedOut))
-            }
-        }
+        self.alarm.bound(relaying).await.unwrap_or(Err(RelayError::TimedOut))
     }
 
     /// Comes when ringfence ends, for calls that may wait for others longer than it will.
@@ -361,7 +357,7 @@ async fn rewritten(
     progress: &mut Progress,
 ) -> Result<(), RelayError> {
     // Replies of megabytes, in whole: a principal that asks for many at a time waits for its own.
-    let place = async { Ok(asking.identified.share.whole_reply().await) };
+    let place = pin!(async { Ok(asking.identified.share.whole_reply().await) });
     let _place = waiting.until_deadline(place).await?;
     let mut collecting = pin!(collect(reply));
     let whole = match waiting.until_end(respond, collecting.as_mut()).await {
@@ -396,7 +392,7 @@ async fn rewritten(
     // A client that takes nothing must not keep it for longer than a call may take.
     let sending =
         async { send_all(stream, message, false).await.map_err(|_| RelayError::ClientGone) };
-    waiting.until_deadline(sending).await?;
+    waiting.until_deadline(pin!(sending)).await?;
     let mut sent = HeaderMap::new();
     progress.told = Some(copy_status(&whole.trailers, &mut sent));
     stream.send_trailers(sent).map_err(|_| RelayError::ClientGone)

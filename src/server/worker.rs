@@ -17,7 +17,7 @@ use crate::audit::fold::RefusalFold;
 use crate::audit::{ConnectionId, Recorder};
 use crate::metrics::Metrics;
 use crate::policy::{LeaseKeys, Policy};
-use crate::proxy::{self, Advertise, Core, Limits, OpenCalls, Rates, Shares};
+use crate::proxy::{self, Advertise, Alarms, Core, Limits, OpenCalls, Rates, Shares};
 use crate::tls::Acceptor;
 use crate::upstream::{self, HttpClient, Logins, Pool, Reachability};
 
@@ -172,6 +172,7 @@ async fn serve(
         acceptor: shared.acceptor,
         shares: RefCell::new(Shares::default()),
         rates: shared.rates,
+        alarms: Alarms::default(),
         started,
         limits: shared.limits,
         open_calls: OpenCalls::default(),
