@@ -3,10 +3,13 @@
 //! prometheus-client and not the global recorder of the `metrics` crate: the registry is passed,
 //! and a histogram keeps buckets, not samples that wait to be collected.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -78,6 +81,78 @@ fn count([allow, deny, refuse]: &[Counter; Verdict::ALL.len()], verdict: Verdict
     };
 }
 
+/// What every call of one core counts, where no other core writes: counters that all cores change are dear to touch.
+/// A scrape adds them up.
+#[derive(Debug)]
+pub struct CoreCounts {
+    /// Allowed calls by RPC, since the last scrape.
+    allowed: Vec<AtomicU64>,
+    /// Forwarded calls by the bucket of their latency; the last has no upper bound.
+    latencies: [AtomicU64; LATENCY_BUCKETS.len() + 1],
+    latency_nanos: AtomicU64,
+}
+
+impl Default for CoreCounts {
+    fn default() -> Self {
+        Self {
+            allowed: Rpc::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            latencies: Default::default(),
+            latency_nanos: AtomicU64::new(0),
+        }
+    }
+}
+
+impl CoreCounts {
+    /// Counts an allowed call.
+    pub fn count_allowed(&self, rpc: Rpc) {
+        if let Some(counter) = self.allowed.get(rpc.index()) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes how long a forwarded call took, from the head of its request to the end of its reply.
+    pub fn observe_forward(&self, latency: Duration) {
+        let seconds = latency.as_secs_f64();
+        let bucket = LATENCY_BUCKETS.iter().take_while(|bound| **bound < seconds).count();
+        if let Some(counter) = self.latencies.get(bucket) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.latency_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
+
+/// The counts of all cores.
+#[derive(Clone, Debug, Default)]
+struct Cores(Arc<Mutex<Vec<Arc<CoreCounts>>>>);
+
+impl Cores {
+    fn all(&self) -> Vec<Arc<CoreCounts>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// As a histogram they are the latencies.
+impl EncodeMetric for Cores {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let bounds = LATENCY_BUCKETS.into_iter().chain([f64::INFINITY]);
+        let mut buckets: Vec<(f64, u64)> = bounds.map(|bound| (bound, 0)).collect();
+        let mut sum = Duration::ZERO;
+        for core in self.all() {
+            for ((_, count), counter) in buckets.iter_mut().zip(&core.latencies) {
+                *count += counter.load(Ordering::Relaxed);
+            }
+            sum += Duration::from_nanos(core.latency_nanos.load(Ordering::Relaxed));
+        }
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
 /// The metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -114,7 +189,7 @@ pub struct Metrics {
     sink_lost: Family<SinkLabels, Counter<u64, AtomicU64>>,
     sink_up: Family<SinkLabels, Gauge>,
     logins: Family<Labels, Counter>,
-    latency: Histogram,
+    cores: Cores,
     audit_sync: Histogram,
 }
 
@@ -143,7 +218,7 @@ impl Default for Metrics {
             sink_lost: Family::default(),
             sink_up: Family::default(),
             logins: Family::default(),
-            latency: Histogram::new(LATENCY_BUCKETS),
+            cores: Cores::default(),
             audit_sync: Histogram::new(SYNC_BUCKETS),
             registry: Registry::default(),
         };
@@ -198,7 +273,7 @@ impl Metrics {
             "forward_duration",
             "From the head of the request to the end of the reply, for forwarded calls",
             Unit::Seconds,
-            self.latency.clone(),
+            self.cores.clone(),
         );
     }
 
@@ -253,14 +328,22 @@ impl Metrics {
     /// Notes the state of a sink, whose name is from the config.
     pub fn note_sink(&self, sink: &str, [taken, shortened, lost]: [u64; 3], is_up: bool) {
         let labels = || [("sink", sink.to_owned())];
-        let relaxed = std::sync::atomic::Ordering::Relaxed;
+        let relaxed = Ordering::Relaxed;
         self.sink_records.get_or_create(&labels()).inner().store(taken, relaxed);
         self.sink_shortened.get_or_create(&labels()).inner().store(shortened, relaxed);
         self.sink_lost.get_or_create(&labels()).inner().store(lost, relaxed);
         self.sink_up.get_or_create(&labels()).set(i64::from(is_up));
     }
 
-    /// Counts a call; `None` is a path that no RPC has.
+    /// Where a new core counts.
+    #[must_use]
+    pub fn new_core(&self) -> Arc<CoreCounts> {
+        let core = Arc::new(CoreCounts::default());
+        self.cores.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&core));
+        core
+    }
+
+    /// Counts a call, unless its core does ([`CoreCounts::count_allowed`]); `None` is a path that no RPC has.
     pub fn count_request(&self, rpc: Option<Rpc>, verdict: Verdict) {
         let counters = rpc.and_then(|rpc| self.requests.get(rpc.index()));
         count(counters.unwrap_or(&self.unknown_requests), verdict);
@@ -287,11 +370,6 @@ impl Metrics {
         self.connections_ended.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// Notes how long a forwarded call took, from the head of its request to the end of its reply.
-    pub fn observe_forward(&self, latency: Duration) {
-        self.latency.observe(latency.as_secs_f64());
-    }
-
     /// Notes how long the disk took to keep a batch of audit records.
     pub fn observe_audit_sync(&self, took: Duration) {
         self.audit_sync.observe(took.as_secs_f64());
@@ -300,6 +378,11 @@ impl Metrics {
     /// The OpenMetrics text.
     #[must_use]
     pub fn render(&self) -> String {
+        for core in self.cores.all() {
+            for ([allowed, ..], counter) in self.requests.iter().zip(&core.allowed) {
+                allowed.inc_by(counter.swap(0, Ordering::Relaxed));
+            }
+        }
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,

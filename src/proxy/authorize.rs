@@ -111,7 +111,7 @@ impl<'a> Asking<'a> {
     }
 
     async fn allow(&self, permit: &Permit) -> Result<Recorded, Refused> {
-        self.core.metrics.count_request(Some(permit.rpc()), metrics::Verdict::Allow);
+        self.core.counts.count_allowed(permit.rpc());
         let rules = permit.rules().iter().map(|rule| self.core.policy.rule_name(*rule)).collect();
         let values = || written_values(permit.rpc(), permit.body());
         let shown =

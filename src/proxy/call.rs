@@ -95,7 +95,7 @@ pub(super) async fn serve<P>(
     alarm.set(ends);
     let outcome = relay::run(&asking, &alarm, &permit, &recorded, respond).await;
     recorded.finish(outcome);
-    core.metrics.observe_forward(started.elapsed());
+    core.counts.observe_forward(started.elapsed());
 }
 
 /// When a call is cut off: what the client asked for, but a call that is not open-ended by nature is

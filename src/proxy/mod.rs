@@ -37,7 +37,7 @@ use std::time::Duration;
 use crate::audit::CoreRecorder;
 use crate::audit::fold::RefusalFold;
 use crate::etcd::response::Header;
-use crate::metrics::Metrics;
+use crate::metrics::{CoreCounts, Metrics};
 use crate::policy::{LeaseKeys, Policy};
 use crate::tls::Acceptor;
 use crate::upstream::{HttpClient, Logins, Pool};
@@ -102,6 +102,8 @@ pub struct Core {
     pub refusals: Arc<std::sync::Mutex<RefusalFold>>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// What its calls count.
+    pub counts: Arc<CoreCounts>,
     /// Handshakes.
     pub acceptor: Arc<Acceptor>,
     /// Connections to etcd.

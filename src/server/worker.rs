@@ -168,6 +168,7 @@ async fn serve(
         logins: shared.logins,
         own_steps: Cell::default(),
         pool: Pool::new(shared.upstream, Arc::clone(&shared.metrics), shared.reachability),
+        counts: shared.metrics.new_core(),
         metrics: shared.metrics,
         acceptor: shared.acceptor,
         shares: RefCell::new(Shares::default()),

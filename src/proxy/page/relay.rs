@@ -156,7 +156,7 @@ impl Relay {
             response_bytes: self.bytes,
             latency: Duration::ZERO,
         });
-        self.core.metrics.observe_forward(self.started.elapsed());
+        self.core.counts.observe_forward(self.started.elapsed());
     }
 
     fn poll_chunk(
