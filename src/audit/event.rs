@@ -56,16 +56,16 @@ impl CallId {
 
 /// One record, before it has a sequence number.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct Record<'a> {
     /// When, since 1970.
     pub time: Duration,
     /// What.
-    pub event: Event,
+    pub event: Event<'a>,
 }
 
-/// What happened.
+/// What happened. A decision borrows what it says: whoever hands a record over has it put into words at once.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum Event<'a> {
     /// ringfence begins.
     ProcessStart {
         /// Its version.
@@ -122,7 +122,7 @@ pub enum Event {
         reason: Option<&'static str>,
     },
     /// A decision, recorded before anything is forwarded.
-    Decision(DecisionEvent),
+    Decision(DecisionEvent<'a>),
     /// What became of an allowed call.
     Outcome {
         /// Which call.
@@ -169,17 +169,17 @@ pub struct StreamEnd {
 
 /// A decision on one call.
 #[derive(Clone, Debug)]
-pub struct DecisionEvent {
+pub struct DecisionEvent<'a> {
     /// Which call.
     pub call: CallId,
     /// Who asks; absent when the certificate is nobody.
-    pub principal: Option<Arc<str>>,
+    pub principal: Option<&'a str>,
     /// The path from the catalog, or as the client sent it (cut) when it is not in there.
     pub path: Path,
     /// What was decided.
-    pub verdict: Verdict,
+    pub verdict: Verdict<'a>,
     /// All that the request does; empty when it could not be read.
-    pub touches: RecordedTouches,
+    pub touches: RecordedTouches<'a>,
     /// Bytes of the request's message.
     pub request_bytes: usize,
 }
@@ -191,17 +191,17 @@ fn certificate_bytes(facts: &CertificateFacts) -> usize {
     known + names.sum::<usize>() + facts.ips.len() * ADDRESS_BYTES
 }
 
-impl DecisionEvent {
+impl DecisionEvent<'_> {
     /// Bytes of what is as long as clients, certificates and policies make it.
     fn text_bytes(&self) -> usize {
-        let principal = self.principal.as_ref().map_or(0, |principal| principal.len());
+        let principal = self.principal.map_or(0, str::len);
         let path = match &self.path {
             Path::Known(_) => 0,
             Path::Page(path) | Path::Unknown(path) => path.len(),
         };
         let verdict = match &self.verdict {
             Verdict::Allow(rules) => rules.iter().map(|rule| rule.len() + 3).sum(),
-            Verdict::Deny { rule, .. } => rule.as_ref().map_or(0, |rule| rule.len()),
+            Verdict::Deny { rule, .. } => rule.map_or(0, str::len),
             Verdict::Refuse { detail, .. } => detail.len(),
         };
         principal + path + verdict + self.touches.weight_bytes()
@@ -210,11 +210,11 @@ impl DecisionEvent {
 
 /// What a request does, as it is recorded.
 ///
-/// Keys are copies, and cut: a slice of the request would keep all of it in memory, value
-/// included, for as long as the record waits; and a key may have a megabyte.
+/// Keys are cut: one may have a megabyte. What waits to be written are the words, so nothing of the request, value
+/// included, is kept in memory by its record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordedTouches {
-    pub(super) touches: SmallVec<[RecordedTouch; 1]>,
+pub struct RecordedTouches<'a> {
+    pub(super) touches: SmallVec<[RecordedTouch<'a>; 1]>,
     /// The least of those of its touches.
     pub(super) level: Level,
     /// How many alike it stands for.
@@ -223,35 +223,35 @@ pub struct RecordedTouches {
 
 /// One thing that a request does, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RecordedTouch {
+pub(super) enum RecordedTouch<'a> {
     Key {
         verb: KeyVerb,
-        start: RecordedKey,
-        end: RecordedEnd,
+        start: RecordedKey<'a>,
+        end: RecordedEnd<'a>,
         /// The keyed hash of what is written.
         value: Option<Box<Hashed>>,
     },
     /// What names no key.
-    Other(Touch),
+    Other(&'a Touch),
     /// What is not shown but for its verb.
     Verb(&'static str),
 }
 
 /// A key as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RecordedKey {
+pub(super) enum RecordedKey<'a> {
     Plain {
         /// At most [`KEY_BYTES_MAX`].
-        bytes: Box<[u8]>,
+        bytes: &'a [u8],
         /// What the whole key was, when that is longer.
         whole: Option<Box<WholeKey>>,
     },
     /// Its first parts, because a rule says so; at most [`KEY_BYTES_MAX`].
-    Parts(Box<[u8]>),
+    Parts(&'a [u8]),
     /// The prefix of the rule that hides it, and its keyed hash.
     Hashed {
         /// At most [`KEY_BYTES_MAX`].
-        prefix: Box<[u8]>,
+        prefix: &'a [u8],
         hash: Box<Hashed>,
     },
 }
@@ -264,9 +264,9 @@ pub(super) struct WholeKey {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RecordedEnd {
+pub(super) enum RecordedEnd<'a> {
     Point,
-    Before(RecordedKey),
+    Before(RecordedKey<'a>),
     Infinity,
 }
 
@@ -276,16 +276,16 @@ const HASH_BYTES: usize = 112;
 /// The most bytes of a key in a record.
 pub const KEY_BYTES_MAX: usize = 1024;
 
-impl Default for RecordedTouches {
+impl Default for RecordedTouches<'_> {
     fn default() -> Self {
         Self { touches: SmallVec::new(), level: Level::Request, one_in: NonZeroU32::MIN }
     }
 }
 
-impl RecordedTouches {
-    /// Copies what a record needs.
+impl<'a> RecordedTouches<'a> {
+    /// What a record needs.
     #[must_use]
-    pub fn new(touches: &Touches) -> Self {
+    pub fn new(touches: &'a Touches) -> Self {
         let plain = |touch| RecordedTouch::new(touch, RecordedKey::plain);
         Self { touches: touches.iter().map(plain).collect(), ..Self::default() }
     }
@@ -295,9 +295,9 @@ impl RecordedTouches {
     }
 }
 
-impl RecordedTouch {
+impl<'a> RecordedTouch<'a> {
     /// `key` says how a key is shown.
-    pub(super) fn new(touch: &Touch, key: impl Fn(&StoredKey) -> RecordedKey) -> Self {
+    pub(super) fn new(touch: &'a Touch, key: impl Fn(&'a StoredKey) -> RecordedKey<'a>) -> Self {
         match touch {
             Touch::Key { verb, range } => Self::Key {
                 verb: *verb,
@@ -312,7 +312,7 @@ impl RecordedTouch {
             other @ (Touch::Store(_)
             | Touch::Lease { .. }
             | Touch::CancelWatch(_)
-            | Touch::WatchProgress) => Self::Other(other.clone()),
+            | Touch::WatchProgress) => Self::Other(other),
         }
     }
 
@@ -332,41 +332,40 @@ impl RecordedTouch {
     }
 }
 
-impl RecordedKey {
+impl<'a> RecordedKey<'a> {
     /// A key in the form that a rule with this prefix gives it.
     pub(super) fn new(
-        key: &StoredKey,
+        key: &'a StoredKey,
         form: KeyForm,
-        prefix: &[u8],
+        prefix: &'a [u8],
         hash: Option<&KeyedHash>,
     ) -> Self {
         match (form, hash) {
             (KeyForm::Plain, _) => Self::plain(key),
-            (KeyForm::Hashed, Some(hash)) => Self::Hashed {
-                prefix: kept(prefix).into(),
-                hash: Box::new(hash.of_key(key.as_bytes())),
-            },
+            (KeyForm::Hashed, Some(hash)) => {
+                Self::Hashed { prefix: kept(prefix), hash: Box::new(hash.of_key(key.as_bytes())) }
+            }
             // A config with this form has a hash key.
-            (KeyForm::Hashed, None) => Self::Parts(kept(prefix).into()),
+            (KeyForm::Hashed, None) => Self::Parts(kept(prefix)),
             (KeyForm::Parts(Reverse(parts)), _) => match first_parts(key.as_bytes(), parts) {
-                Some(parts) => Self::Parts(parts.into()),
+                Some(parts) => Self::Parts(parts),
                 None => Self::plain(key),
             },
         }
     }
 
-    pub(super) fn plain(key: &StoredKey) -> Self {
+    pub(super) fn plain(key: &'a StoredKey) -> Self {
         let bytes = key.as_bytes();
         let Some((kept, _)) =
             bytes.split_at_checked(KEY_BYTES_MAX).filter(|(_, cut)| !cut.is_empty())
         else {
-            return Self::Plain { bytes: bytes.into(), whole: None };
+            return Self::Plain { bytes, whole: None };
         };
         let mut sha256 = [0; 32];
         let digest = digest::digest(&digest::SHA256, bytes);
         sha256.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
         let whole = WholeKey { length: bytes.len(), sha256 };
-        Self::Plain { bytes: kept.into(), whole: Some(Box::new(whole)) }
+        Self::Plain { bytes: kept, whole: Some(Box::new(whole)) }
     }
 
     fn weight_bytes(&self) -> usize {
@@ -407,15 +406,15 @@ pub const PATH_CHARS_MAX: usize = 64;
 
 /// What was decided.
 #[derive(Clone, Debug)]
-pub enum Verdict {
+pub enum Verdict<'a> {
     /// Allowed, by these rules: one per touch.
-    Allow(SmallVec<[Arc<str>; 2]>),
+    Allow(SmallVec<[&'a str; 2]>),
     /// Denied by policy: why, and the rule if one said so.
     Deny {
         /// A short, fixed name.
         reason: &'static str,
         /// The deny rule.
-        rule: Option<Arc<str>>,
+        rule: Option<&'a str>,
         /// The position of the touch without a grant.
         touch: usize,
     },
@@ -443,24 +442,7 @@ pub struct Outcome {
     pub latency: Duration,
 }
 
-impl Event {
-    /// Whether the log acts on it, and does not only write it: what `Log::write` matches, and no more.
-    pub(super) const fn is_acted_on(&self) -> bool {
-        match self {
-            Self::ProcessStart { .. }
-            | Self::ProcessStop { .. }
-            | Self::ConnectionOpen { .. }
-            | Self::ConnectionClose { .. }
-            | Self::Chain(_) => true,
-            Self::ConnectionRefused { .. }
-            | Self::Decision(_)
-            | Self::Outcome { .. }
-            | Self::StreamEnd { .. } => false,
-        }
-    }
-}
-
-impl Record {
+impl Record<'_> {
     /// About how many bytes the record keeps in memory and will fill on disk.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {

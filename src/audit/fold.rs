@@ -43,7 +43,12 @@ struct Count {
 
 impl RefusalFold {
     /// Notes a refusal; the first of its kind in this interval comes back as an event.
-    pub fn note(&mut self, source: IpAddr, reason: &'static str, detail: &str) -> Option<Event> {
+    pub fn note(
+        &mut self,
+        source: IpAddr,
+        reason: &'static str,
+        detail: &str,
+    ) -> Option<Event<'static>> {
         let mut key = (Some(Source::of(source)), reason);
         if !self.counts.contains_key(&key) && self.counts.len() >= KINDS_MAX {
             key = (None, reason);
@@ -59,7 +64,7 @@ impl RefusalFold {
     }
 
     /// What came after the firsts, once per interval.
-    pub fn flush(&mut self, now: Duration) -> Vec<Event> {
+    pub fn flush(&mut self, now: Duration) -> Vec<Event<'static>> {
         // A clock that was set back begins a new interval.
         self.flushed = self.flushed.min(now);
         if now.saturating_sub(self.flushed) < FLUSH_EVERY {
@@ -70,7 +75,7 @@ impl RefusalFold {
     }
 
     /// The same at any time: at the end there is no later one.
-    pub fn flush_all(&mut self) -> Vec<Event> {
+    pub fn flush_all(&mut self) -> Vec<Event<'static>> {
         let repeated = self.counts.drain().filter(|(_, count)| count.all > count.recorded);
         let event = |((source, reason), count): ((Option<Source>, &'static str), Count)| {
             let detail = "repeated since the first".to_owned();
@@ -81,7 +86,7 @@ impl RefusalFold {
     }
 
     /// Takes an event back that could not be recorded; it is counted in a later one.
-    pub fn give_back(&mut self, event: &Event) {
+    pub fn give_back(&mut self, event: &Event<'_>) {
         let Event::ConnectionRefused { source, reason, count, .. } = event else {
             return;
         };
@@ -130,8 +135,8 @@ mod tests {
     const REASONS: [&str; 10] =
         ["a", "b", "c", "d", "e", "f", "g", "h", "i", "certificate_refused_"];
 
-    fn counted(events: &[Event]) -> u64 {
-        let count = |event: &Event| match event {
+    fn counted(events: &[Event<'_>]) -> u64 {
+        let count = |event: &Event<'_>| match event {
             Event::ConnectionRefused { count, .. } => *count,
             other => panic!("{other:?}"),
         };

@@ -62,10 +62,53 @@ pub(super) struct Log<'a, S: Segments, O> {
     sealed: Instant,
     shipping: Shipping,
     /// Who is connected, to be said again in the next file.
-    connections: HashMap<ConnectionId, Record>,
+    connections: HashMap<ConnectionId, Record<'static>>,
     rotate: RotateAt,
     segment: Segment,
     tidy: Option<Tidy>,
+}
+
+impl Event<'_> {
+    /// A copy for the log where it acts on the event, and does not only write it: what [`Log::write`] matches, and no more.
+    pub(super) fn acted_on(&self) -> Option<Event<'static>> {
+        Some(match self {
+            Self::ProcessStart { version, identities, rules, beginning, levels } => {
+                Event::ProcessStart {
+                    version,
+                    identities: *identities,
+                    rules: *rules,
+                    beginning: Arc::clone(beginning),
+                    levels: Arc::clone(levels),
+                }
+            }
+            Self::ProcessStop { left_out } => Event::ProcessStop { left_out: *left_out },
+            Self::ConnectionOpen {
+                connection,
+                source,
+                tls,
+                authority,
+                facts,
+                principal,
+                repeated,
+            } => Event::ConnectionOpen {
+                connection: *connection,
+                source: *source,
+                tls,
+                authority: Arc::clone(authority),
+                facts: facts.clone(),
+                principal: principal.clone(),
+                repeated: *repeated,
+            },
+            Self::ConnectionClose { connection, calls, reason } => {
+                Event::ConnectionClose { connection: *connection, calls: *calls, reason: *reason }
+            }
+            Self::Chain(event) => Event::Chain(event.clone()),
+            Self::ConnectionRefused { .. }
+            | Self::Decision(_)
+            | Self::Outcome { .. }
+            | Self::StreamEnd { .. } => return None,
+        })
+    }
 }
 
 /// What is known of the file in use.
@@ -123,8 +166,8 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
     }
 
     /// Puts a record of the queue behind the others. The record itself comes with its body only where the log acts on
-    /// it ([`Event::is_acted_on`] has them, and no other reaches the matches here).
-    pub(super) fn write(&mut self, body: &[u8], record: Option<&Record>) {
+    /// it ([`Event::acted_on`] has them, and no other reaches the matches here).
+    pub(super) fn write(&mut self, body: &[u8], record: Option<&Record<'static>>) {
         self.taken += 1;
         let Some(record) = record else {
             self.append_body(body);
@@ -153,7 +196,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
         }
     }
 
-    fn append(&mut self, record: &Record) -> usize {
+    fn append(&mut self, record: &Record<'_>) -> usize {
         let mut lines = std::mem::take(&mut self.lines);
         let start = self.append_body(lines.body_of(record));
         self.lines = lines;
@@ -386,7 +429,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
 
     /// So that a file can be read alone.
     fn say_connections_again(&mut self) {
-        let mut open: Vec<Record> = self.connections.values().cloned().collect();
+        let mut open: Vec<Record<'static>> = self.connections.values().cloned().collect();
         open.sort_by_key(|record| match &record.event {
             Event::ConnectionOpen { connection, .. } => connection.0,
             _ => 0,

@@ -27,9 +27,8 @@ mod writer;
 pub use event::{CallId, ConnectionId, Event, Outcome, Record, RecordedTouches, Verdict};
 pub use folder::FileError;
 pub use level::{KeyForm, LeftOut, Level, LevelRule, Levels, Shown};
-pub use recorded::{OpenConnection, Recorded};
+pub use recorded::{CoreShare, OpenConnection, Recorded};
 pub use recorder::{CoreRecorder, Recorder, Unavailable};
-pub use room::QueueShare;
 pub use seal::{LongTermKey, SealEvery};
 
 use std::path::PathBuf;

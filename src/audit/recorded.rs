@@ -1,11 +1,12 @@
 //! The proof that a call may be forwarded, and what is owed for it: an outcome. Only `recorder` makes these.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{CallId, ConnectionId, Event, Outcome, Record};
 use super::level::LeftOut;
-use super::room::Place;
+use super::room::{QueueShare, Taken};
 use super::writer::Shared;
 use crate::clock;
 
@@ -22,12 +23,18 @@ pub struct Recorded {
 /// A decision in the queue, whose outcome is owed; dropped without one, the outcome is the fault.
 #[derive(Debug)]
 pub(super) struct Decided {
-    pub(super) shared: Arc<Shared>,
+    pub(super) share: CoreShare,
     pub(super) call: CallId,
     pub(super) time: Duration,
-    pub(super) place: Option<Place>,
+    /// What the outcome takes of the room.
+    pub(super) units: usize,
     pub(super) otherwise: Outcome,
 }
+
+/// The part of the room that a principal, or those who are nobody, use from one core. Calls clone it without touching
+/// a counter that other cores change, too.
+#[derive(Clone, Debug)]
+pub struct CoreShare(Rc<(Arc<Shared>, Arc<QueueShare>)>);
 
 /// A connection whose opening was recorded. Its end is recorded whatever happens: it takes no room,
 /// and there are no more of them than connections.
@@ -37,6 +44,16 @@ pub struct OpenConnection {
     pub(super) connection: ConnectionId,
     calls: Option<u64>,
     reason: Option<&'static str>,
+}
+
+impl CoreShare {
+    pub(super) fn new(shared: &Arc<Shared>, room: Arc<QueueShare>) -> Self {
+        Self(Rc::new((Arc::clone(shared), room)))
+    }
+
+    pub(super) fn room(&self) -> &Arc<QueueShare> {
+        &self.0.1
+    }
 }
 
 impl Recorded {
@@ -70,7 +87,10 @@ impl Drop for Decided {
         let mut outcome = std::mem::take(&mut self.otherwise);
         outcome.latency = now.saturating_sub(self.time);
         let event = Event::Outcome { call: self.call, outcome };
-        self.shared.push(&Record { time: now, event }, self.place.take(), false);
+        let CoreShare(share) = &self.share;
+        let (shared, room) = &**share;
+        let place = Taken::again(room, self.units);
+        shared.push(&Record { time: now, event }, Some(place), false);
     }
 }
 

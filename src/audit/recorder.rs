@@ -22,8 +22,8 @@ use super::folder::{FileError, Segments};
 use super::level::{LeftOut, Levels};
 use super::log::Opened;
 use super::open::open;
-use super::recorded::{Decided, OpenConnection, Recorded};
-use super::room::{Place, QueueShare, units};
+use super::recorded::{CoreShare, Decided, OpenConnection, Recorded};
+use super::room::{QueueShare, Taken, units};
 use super::shipping::Shipping;
 use super::tidy::Tidy;
 use super::writer::Shared;
@@ -161,9 +161,7 @@ impl Recorder {
         CoreRecorder { recorder: self.clone(), progress: self.shared.progress.subscribe(), woken }
     }
 
-    /// The share of the room of a principal, or of those who are nobody.
-    #[must_use]
-    pub fn share_of(&self, principal: Option<&Arc<str>>) -> Arc<QueueShare> {
+    fn share_of(&self, principal: Option<&Arc<str>>) -> Arc<QueueShare> {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(principal) = principal else {
             return Arc::clone(&shares.nobody);
@@ -247,7 +245,7 @@ impl Recorder {
         }
     }
 
-    fn record_folded(&self, fold: &mut RefusalFold, event: Event) {
+    fn record_folded(&self, fold: &mut RefusalFold, event: Event<'static>) {
         let record = record_now(event);
         match self.refusals.take(units(record.weight_bytes()), 0) {
             Some(place) => {
@@ -286,6 +284,12 @@ impl Recorder {
 }
 
 impl CoreRecorder {
+    /// The share of the room of a principal, or of those who are nobody.
+    #[must_use]
+    pub fn share_of(&self, principal: Option<&Arc<str>>) -> CoreShare {
+        CoreShare::new(&self.recorder.shared, self.recorder.share_of(principal))
+    }
+
     /// Records a decision that lets a call go on, takes the room for its outcome, and in `blocking`
     /// waits until the record is on disk; all of it until the configured wait is over, or the call.
     ///
@@ -293,18 +297,24 @@ impl CoreRecorder {
     /// When there is no room, or the disk does not take it; the call must be refused.
     pub async fn allow(
         &self,
-        share: &Arc<QueueShare>,
+        share: &CoreShare,
         call: CallId,
-        record: &Record,
+        record: &Record<'_>,
         call_ends: Option<Instant>,
     ) -> Result<Recorded, Unavailable> {
         let time = record.time;
         let patience = Instant::now() + self.recorder.shared.wait;
         let until = call_ends.map_or(patience, |ends| patience.min(ends));
-        let place = self.room(share, record, OUTCOME_UNITS, until).await;
-        let mut place = place.ok_or_else(|| self.refuse(patience))?;
-        let shared = Arc::clone(&self.recorder.shared);
-        let owed = Some(place.split(OUTCOME_UNITS));
+        let room = share.room();
+        let mut place = match room.take(units(record.weight_bytes()), OUTCOME_UNITS) {
+            Some(place) => place,
+            // On the heap: the future of a call that finds room stays small.
+            None => Box::pin(self.wait_for_room(room, record, OUTCOME_UNITS, until))
+                .await
+                .ok_or_else(|| self.refuse(patience))?,
+        };
+        let shared = &self.recorder.shared;
+        let owed = place.split(OUTCOME_UNITS);
         let blocking = shared.mode == Mode::Blocking;
         // In `buffered` nothing else would stop a call that comes after the writer's end.
         let sequence = shared.push_decision(record, place, blocking);
@@ -315,7 +325,8 @@ impl CoreRecorder {
             fault: Some("audit_unavailable"),
             ..Outcome::default()
         };
-        let mut decided = Decided { shared, call, time, place: owed, otherwise };
+        let (share, units) = (share.clone(), owed.into_units());
+        let mut decided = Decided { share, call, time, units, otherwise };
         if blocking && !self.is_kept_by(sequence, until).await {
             return Err(self.refuse(patience));
         }
@@ -340,14 +351,16 @@ impl CoreRecorder {
     ///
     /// # Errors
     /// When there is no room within the configured wait.
-    pub async fn record(
-        &self,
-        share: &Arc<QueueShare>,
-        record: &Record,
-    ) -> Result<(), Unavailable> {
-        let patience = Instant::now() + self.recorder.shared.wait;
-        let place = self.room(share, record, 0, patience).await;
-        let place = place.ok_or_else(|| self.refuse(patience))?;
+    pub async fn record(&self, share: &CoreShare, record: &Record<'_>) -> Result<(), Unavailable> {
+        let room = share.room();
+        let place = match room.take(units(record.weight_bytes()), 0) {
+            Some(place) => place,
+            None => {
+                let patience = Instant::now() + self.recorder.shared.wait;
+                let place = self.wait_for_room(room, record, 0, patience).await;
+                place.ok_or_else(|| self.refuse(patience))?
+            }
+        };
         self.recorder.shared.push(record, Some(place), false);
         Ok(())
     }
@@ -356,8 +369,8 @@ impl CoreRecorder {
     ///
     /// # Errors
     /// When there is no room now.
-    pub fn try_record(&self, share: &Arc<QueueShare>, record: &Record) -> Result<(), Unavailable> {
-        let place = share.take(units(record.weight_bytes()), 0);
+    pub fn try_record(&self, share: &CoreShare, record: &Record<'_>) -> Result<(), Unavailable> {
+        let place = share.room().take(units(record.weight_bytes()), 0);
         // Not counted as refused: a principal that floods its own share must raise no alarm.
         let place = place.ok_or(Unavailable)?;
         self.recorder.shared.push(record, Some(place), false);
@@ -370,9 +383,9 @@ impl CoreRecorder {
     /// When there is no room within the configured wait.
     pub async fn open(
         &self,
-        share: &Arc<QueueShare>,
+        share: &CoreShare,
         connection: ConnectionId,
-        record: &Record,
+        record: &Record<'_>,
     ) -> Result<OpenConnection, Unavailable> {
         self.record(share, record).await?;
         let shared = Arc::clone(&self.recorder.shared);
@@ -399,17 +412,14 @@ impl CoreRecorder {
         tokio::time::timeout_at(until, waiting).await.is_ok()
     }
 
-    async fn room(
+    async fn wait_for_room<'s>(
         &self,
-        share: &Arc<QueueShare>,
-        record: &Record,
+        share: &'s Arc<QueueShare>,
+        record: &Record<'_>,
         more: usize,
         until: Instant,
-    ) -> Option<Place> {
+    ) -> Option<Taken<'s>> {
         let units = units(record.weight_bytes());
-        if let Some(place) = share.take(units, more) {
-            return Some(place);
-        }
         let _waiting = Waiting::new(&self.recorder.shared);
         loop {
             let woken = self.woken.notified();
@@ -464,6 +474,6 @@ impl Writer {
     }
 }
 
-fn record_now(event: Event) -> Record {
+fn record_now(event: Event<'_>) -> Record<'_> {
     Record { time: clock::since_epoch(), event }
 }

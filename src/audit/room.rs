@@ -14,13 +14,20 @@ const PARTS_LEFT: usize = 4;
 
 /// Room, with the part that one principal holds of it; made anew for each principal.
 #[derive(Debug)]
-pub struct QueueShare {
+pub(super) struct QueueShare {
     free: Arc<AtomicUsize>,
     all: usize,
     held: AtomicUsize,
 }
 
 /// Room that is taken; free again when dropped.
+#[derive(Debug)]
+pub(super) struct Taken<'s> {
+    share: &'s Arc<QueueShare>,
+    units: usize,
+}
+
+/// The room of records that wait together; free again when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     share: Arc<QueueShare>,
@@ -46,7 +53,7 @@ impl QueueShare {
 
     /// Takes so many units and then `more`, or nothing. One record never counts for more than an
     /// eighth of the room, so that the largest has its turn in the smallest queue.
-    pub(super) fn take(self: &Arc<Self>, units: usize, more: usize) -> Option<Place> {
+    pub(super) fn take(self: &Arc<Self>, units: usize, more: usize) -> Option<Taken<'_>> {
         let units = units.min(self.all / 8) + more;
         // Sequential: whoever finds no room and then waits must be seen by whoever frees some.
         let held = self.held.fetch_add(units, Ordering::SeqCst) + units;
@@ -54,10 +61,17 @@ impl QueueShare {
             free.checked_sub(units).filter(|left| left / PARTS_LEFT >= held)
         });
         if taken.is_ok() {
-            return Some(Place { share: Arc::clone(self), units });
+            return Some(Taken { share: self, units });
         }
         self.held.fetch_sub(units, Ordering::SeqCst);
         None
+    }
+
+    fn give_back(&self, units: usize) {
+        if units > 0 {
+            self.held.fetch_sub(units, Ordering::SeqCst);
+            self.free.fetch_add(units, Ordering::SeqCst);
+        }
     }
 
     #[cfg(test)]
@@ -66,35 +80,48 @@ impl QueueShare {
     }
 }
 
-impl Place {
+impl<'s> Taken<'s> {
+    /// What is still taken of a share.
+    pub(super) const fn again(share: &'s Arc<QueueShare>, units: usize) -> Self {
+        Self { share, units }
+    }
+
     /// Parts so many units off.
     pub(super) fn split(&mut self, units: usize) -> Self {
         let units = units.min(self.units);
         self.units -= units;
-        Self { share: Arc::clone(&self.share), units }
+        Self { share: self.share, units }
+    }
+
+    /// How many units; whoever asks gives them back.
+    pub(super) fn into_units(mut self) -> usize {
+        std::mem::take(&mut self.units)
     }
 }
 
 /// How many of the last places are looked at for one of the same share.
 const LOOKED_AT: usize = 8;
 
-/// Adds a place to those that are freed together: counters that all cores change are dear to touch.
-pub(super) fn put_together(places: &mut Vec<Place>, mut place: Place) {
-    let same = |other: &&mut Place| Arc::ptr_eq(&other.share, &place.share);
+/// Adds room to that which is freed together: counters that all cores change are dear to touch.
+pub(super) fn put_together(places: &mut Vec<Place>, taken: Taken<'_>) {
+    let same = |other: &&mut Place| Arc::ptr_eq(&other.share, taken.share);
     if let Some(other) = places.iter_mut().rev().take(LOOKED_AT).find(same) {
-        other.units += std::mem::take(&mut place.units);
+        other.units += taken.into_units();
     } else {
-        places.push(place);
+        let share = Arc::clone(taken.share);
+        places.push(Place { share, units: taken.into_units() });
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.share.give_back(self.units);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.units == 0 {
-            return;
-        }
-        self.share.held.fetch_sub(self.units, Ordering::SeqCst);
-        self.share.free.fetch_add(self.units, Ordering::SeqCst);
+        self.share.give_back(self.units);
     }
 }
 
@@ -102,7 +129,7 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn fill(share: &Arc<QueueShare>) -> Vec<Place> {
+    fn fill(share: &Arc<QueueShare>) -> Vec<Taken<'_>> {
         std::iter::from_fn(|| share.take(1, 0)).collect()
     }
 
@@ -113,7 +140,8 @@ mod tests {
         assert_eq!(held[0].len(), 800, "one alone gets a fifth");
         for _ in 0..15 {
             let left = first.free();
-            let found = fill(&Arc::new(first.beside()));
+            // Leaked: what is held borrows it.
+            let found = fill(Box::leak(Box::new(Arc::new(first.beside()))));
             assert_eq!(found.len(), left / 5);
             held.push(found);
         }

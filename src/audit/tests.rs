@@ -18,7 +18,7 @@ use super::recorder::Writer;
 use super::writer::Shared;
 use super::*;
 use crate::chain::ChainId;
-use crate::etcd::{KeyRange, KeyVerb, StoredKey, Touch};
+use crate::etcd::{KeyRange, KeyVerb, StoredKey, Touch, Touches};
 
 const QUEUE_BYTES: u32 = 1 << 20;
 /// How long anything that must come may take.
@@ -111,17 +111,18 @@ fn id(call: u64) -> CallId {
     CallId::new(ConnectionId(1), call)
 }
 
-fn decision(call: u64, key_bytes: usize) -> Record {
+fn put(key_bytes: usize) -> Touches {
     let range = KeyRange::point(StoredKey::new(vec![b'k'; key_bytes]));
+    smallvec::smallvec![Touch::Key { verb: KeyVerb::Put, range }]
+}
+
+fn decision(call: u64, touches: &Touches) -> Record<'_> {
     let event = Event::Decision(DecisionEvent {
         call: id(call),
         principal: None,
         path: Path::Known("/etcdserverpb.KV/Put"),
-        verdict: Verdict::Allow(smallvec::smallvec![Arc::from("rule")]),
-        touches: RecordedTouches::new(&smallvec::smallvec![Touch::Key {
-            verb: KeyVerb::Put,
-            range
-        }]),
+        verdict: Verdict::Allow(smallvec::smallvec!["rule"]),
+        touches: RecordedTouches::new(touches),
         request_bytes: 1,
     });
     Record { time: Duration::from_secs(1), event }
@@ -129,14 +130,14 @@ fn decision(call: u64, key_bytes: usize) -> Record {
 
 fn allow(
     recorder: &CoreRecorder,
-    share: &Arc<QueueShare>,
+    share: &CoreShare,
     call: u64,
     key_bytes: usize,
 ) -> JoinHandle<Result<Recorded, Unavailable>> {
-    let (recorder, share) = (recorder.clone(), Arc::clone(share));
+    let (recorder, share) = (recorder.clone(), share.clone());
     tokio::task::spawn_local(async move {
         let call_ends = Instant::now() + 10 * PATIENCE;
-        recorder.allow(&share, id(call), &decision(call, key_bytes), Some(call_ends)).await
+        recorder.allow(&share, id(call), &decision(call, &put(key_bytes)), Some(call_ends)).await
     })
 }
 
@@ -167,7 +168,7 @@ fn calls_that_wait_together_are_let_go_by_one_sync_and_none_before() {
     const CALLS: u64 = 100;
     let records = run(Mode::Blocking, PATIENCE, |disk, recorder| async move {
         disk.state().held = true;
-        let share = recorder.all_cores().share_of(None);
+        let share = recorder.share_of(None);
         let mut calls = vec![allow(&recorder, &share, 1, 10)];
         until("sync", || disk.state().syncs_begun == 1).await;
         calls.extend((2..=CALLS).map(|call| allow(&recorder, &share, call, 10)));
@@ -192,7 +193,7 @@ fn calls_that_wait_together_are_let_go_by_one_sync_and_none_before() {
 fn in_buffered_nobody_waits_for_the_disk() {
     let records = run(Mode::Buffered, PATIENCE, |disk, recorder| async move {
         disk.state().held = true;
-        let share = recorder.all_cores().share_of(None);
+        let share = recorder.share_of(None);
         for call in 1..=10 {
             drop(allow(&recorder, &share, call, 10).await.unwrap().unwrap());
         }
@@ -206,7 +207,7 @@ fn a_call_whose_decision_is_not_kept_in_time_is_refused_and_its_record_says_so()
     let wait = Duration::from_millis(50);
     let records = run(Mode::Blocking, wait, |disk, recorder| async move {
         disk.state().syncs_that_fail = usize::MAX;
-        let share = recorder.all_cores().share_of(None);
+        let share = recorder.share_of(None);
         let refused = allow(&recorder, &share, 1, 10).await.unwrap();
         assert_eq!(refused.unwrap_err(), Unavailable);
         until("reason", || recorder.all_cores().shared.failure().is_some_and(|why| why == "lost"))
@@ -231,9 +232,9 @@ fn a_call_whose_decision_is_not_kept_in_time_is_refused_and_its_record_says_so()
 fn a_call_that_ends_before_its_decision_is_kept_is_no_fault_of_the_log() {
     let records = run(Mode::Blocking, PATIENCE, |disk, recorder| async move {
         disk.state().held = true;
-        let share = recorder.all_cores().share_of(None);
+        let share = recorder.share_of(None);
         let ends = Instant::now() + Duration::from_millis(5);
-        assert!(recorder.allow(&share, id(1), &decision(1, 10), Some(ends)).await.is_err());
+        assert!(recorder.allow(&share, id(1), &decision(1, &put(10)), Some(ends)).await.is_err());
         assert_eq!(recorder.all_cores().refused(), 0);
         assert_eq!(recorder.all_cores().failure(), None);
     });
@@ -244,7 +245,7 @@ fn a_call_that_ends_before_its_decision_is_kept_is_no_fault_of_the_log() {
 fn a_disk_that_does_not_answer_is_a_reason() {
     run(Mode::Blocking, Duration::from_millis(1), |disk, recorder| async move {
         disk.state().held = true;
-        let share = recorder.all_cores().share_of(None);
+        let share = recorder.share_of(None);
         assert!(allow(&recorder, &share, 1, 10).await.unwrap().is_err());
         let stuck = "the disk has not answered for";
         until(stuck, || {
@@ -262,7 +263,7 @@ fn one_principal_with_large_records_leaves_room_for_another() {
             // Nothing is written until the end of the test.
             disk.state().full_at = Some(0);
             let all = recorder.all_cores().clone();
-            let greedy = all.share_of(Some(&Arc::from("greedy")));
+            let greedy = recorder.share_of(Some(&Arc::from("greedy")));
             // Large ones first, then small ones into what they leave.
             let sizes = [20_000; 100].into_iter().chain([10; 2000]);
             let calls: Vec<_> = (1..)
@@ -270,7 +271,7 @@ fn one_principal_with_large_records_leaves_room_for_another() {
                 .map(|(call, size)| allow(&recorder, &greedy, call, size))
                 .collect();
             until("greed", || all.refused() > 1000).await;
-            let modest = all.share_of(Some(&Arc::from("modest")));
+            let modest = recorder.share_of(Some(&Arc::from("modest")));
             for call in 10_001..=10_010 {
                 let allowed = allow(&recorder, &modest, call, 50).await.unwrap();
                 assert_eq!(allowed.is_ok(), mode == Mode::Buffered);
@@ -292,11 +293,11 @@ fn refused_connections_take_no_room_and_ends_of_connections_need_none() {
     let wait = Duration::from_millis(50);
     let records = run(Mode::Blocking, wait, |disk, recorder| async move {
         let all = recorder.all_cores().clone();
-        let share = all.share_of(None);
+        let share = recorder.share_of(None);
         let event = || Record { time: Duration::ZERO, event: Event::ProcessStop { left_out: 0 } };
         let open = recorder.open(&share, ConnectionId(7), &event()).await.unwrap();
         let cut = recorder.open(&share, ConnectionId(8), &event()).await.unwrap();
-        until("room", || share.free() == 4096).await;
+        until("room", || share.room().free() == 4096).await;
         disk.state().full_at = Some(0);
         let fold = Mutex::new(RefusalFold::default());
         for number in 0..100_000_u32 {
@@ -306,7 +307,7 @@ fn refused_connections_take_no_room_and_ends_of_connections_need_none() {
                 fold.lock().unwrap().flush(Duration::from_secs(u64::from(number)));
             }
         }
-        assert_eq!(share.free(), 4096, "refused connections took room");
+        assert_eq!(share.room().free(), 4096, "refused connections took room");
         while recorder.record(&share, &event()).await.is_ok() {}
         open.close(3, "drained");
         drop(cut);

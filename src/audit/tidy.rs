@@ -243,7 +243,7 @@ fn remove(
 }
 
 /// Whether the record is on disk within the time there is.
-fn is_kept(shared: &Arc<Shared>, record: &Record) -> bool {
+fn is_kept(shared: &Arc<Shared>, record: &Record<'_>) -> bool {
     let taken = shared.push(record, None, true);
     let started = Instant::now();
     while shared.synced.load(Ordering::Acquire) < taken {

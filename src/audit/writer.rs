@@ -15,7 +15,7 @@ use super::folder::Segments;
 use super::line::LineWriter;
 use super::log::{Log, Opened};
 use super::reservation::Reservation;
-use super::room::{Place, put_together};
+use super::room::{Place, Taken, put_together};
 use super::{Config, Mode};
 
 /// After a batch in `buffered` the writer rests: the next one is larger and nobody has to wake it.
@@ -84,15 +84,15 @@ struct Batch {
     /// The bodies of all, one behind the other.
     bodies: Vec<u8>,
     records: Vec<Queued>,
+    /// Free again when all of them are as safe as the mode asks for.
+    places: Vec<Place>,
 }
 
 #[derive(Debug)]
 struct Queued {
     body_bytes: usize,
     /// Where the log acts on it.
-    record: Option<Box<Record>>,
-    /// Free again when the record is as safe as the mode asks for.
-    place: Option<Place>,
+    record: Option<Box<Record<'static>>>,
 }
 
 thread_local! {
@@ -111,7 +111,7 @@ impl Queue {
 
 /// A batch as it was taken.
 #[derive(Clone, Copy)]
-struct Taken {
+struct Turn {
     sync: bool,
     closing: bool,
 }
@@ -139,7 +139,12 @@ impl Shared {
     }
 
     /// Queues a record; its sequence number. The writer is woken if somebody waits for the record.
-    pub(super) fn push(&self, record: &Record, place: Option<Place>, waited_for: bool) -> u64 {
+    pub(super) fn push(
+        &self,
+        record: &Record<'_>,
+        place: Option<Taken<'_>>,
+        waited_for: bool,
+    ) -> u64 {
         // Always taken.
         self.push_if(|_| true, record, place, waited_for).unwrap_or_default()
     }
@@ -147,8 +152,8 @@ impl Shared {
     /// Queues a decision that lets a call go on; `None` when nobody might write it any more.
     pub(super) fn push_decision(
         &self,
-        record: &Record,
-        place: Place,
+        record: &Record<'_>,
+        place: Taken<'_>,
         waited_for: bool,
     ) -> Option<u64> {
         self.push_if(|queue| !queue.closing, record, Some(place), waited_for)
@@ -157,18 +162,24 @@ impl Shared {
     fn push_if(
         &self,
         takes: impl Fn(&Queue) -> bool,
-        record: &Record,
-        place: Option<Place>,
+        record: &Record<'_>,
+        place: Option<Taken<'_>>,
         waited_for: bool,
     ) -> Option<u64> {
         // A thread that ends has none any more.
         let mut lines = LINES.try_with(Cell::take).unwrap_or_default();
         let body = lines.body_of(record);
-        let is_acted_on = record.event.is_acted_on();
-        let record = is_acted_on.then(|| Box::new(record.clone()));
-        let queued = Queued { body_bytes: body.len(), record, place };
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let sequence = takes(&queue).then(|| self.push_body(queue, body, queued, waited_for));
+        let time = record.time;
+        let acted_on = record.event.acted_on();
+        let record = acted_on.map(|event| Box::new(Record { time, event }));
+        let queued = Queued { body_bytes: body.len(), record };
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequence = takes(&queue).then(|| {
+            if let Some(place) = place {
+                put_together(&mut queue.records.places, place);
+            }
+            self.push_body(queue, body, queued, waited_for)
+        });
         LINES.try_with(|kept| kept.set(lines)).unwrap_or_default();
         sequence
     }
@@ -281,15 +292,13 @@ impl Shared {
                 let (body, rest) = bodies.split_at_checked(queued.body_bytes).unwrap_or_default();
                 bodies = rest;
                 log.write(body, queued.record.as_deref());
-                if let Some(place) = queued.place {
-                    put_together(&mut places, place);
-                }
                 if log.unwritten_bytes() >= WRITE_BYTES_MAX {
                     log.keep(taken.sync, taken.closing, &mut places)?;
                 }
             }
             batch.bodies.clear();
             batch.bodies.shrink_to(WRITE_BYTES_MAX);
+            places.append(&mut batch.places);
             let sealed = log.seal_when_due();
             let due = synced.elapsed() >= SYNC_EVERY;
             let sync = taken.sync || (due && log.unsynced_bytes() > 0) || taken.closing || sealed;
@@ -313,7 +322,7 @@ impl Shared {
     }
 
     /// Waits for records, but not for long: what was written may have to be synced.
-    fn take(&self, batch: &mut Batch, last_sync: Duration) -> Taken {
+    fn take(&self, batch: &mut Batch, last_sync: Duration) -> Turn {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if !queue.hurry {
             let waited = self.ready.wait_timeout_while(queue, LINGER, |queue| !queue.hurry);
@@ -325,7 +334,7 @@ impl Shared {
             queue = gathered.unwrap_or_else(PoisonError::into_inner).0;
         }
         std::mem::swap(&mut queue.records, batch);
-        let taken = Taken { sync: queue.waited_for > 0, closing: queue.closing };
+        let taken = Turn { sync: queue.waited_for > 0, closing: queue.closing };
         if taken.sync {
             queue.enough = queue.waited_for;
         }

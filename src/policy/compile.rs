@@ -204,8 +204,8 @@ impl Policy {
 
     /// A rule's role, position and place in the files.
     #[must_use]
-    pub fn rule_name(&self, rule: RuleId) -> Arc<str> {
-        self.rule_names.get(rule.index()).cloned().unwrap_or_else(|| "unknown".into())
+    pub fn rule_name(&self, rule: RuleId) -> &str {
+        self.rule_names.get(rule.index()).map_or("unknown", AsRef::as_ref)
     }
 
     /// The names of all identities.

@@ -14,7 +14,7 @@ use super::refuse::forward_failed;
 use super::reply::{Whole, collect};
 use crate::audit::event::{DecisionEvent, Path};
 use crate::audit::{
-    CallId, Event, Outcome, QueueShare, Recorded, RecordedTouches, Unavailable, Verdict,
+    CallId, CoreShare, Event, Outcome, Recorded, RecordedTouches, Unavailable, Verdict,
 };
 use crate::etcd::{Rpc, strict};
 use crate::grpc::metadata::Metadata;
@@ -169,7 +169,7 @@ impl Asking<'_> {
         let log_in = LogIn {
             core: Rc::clone(self.core),
             login: Arc::clone(login),
-            share: Arc::clone(&self.identified.queue_share),
+            share: self.identified.queue_share.clone(),
             call: call.step(self.core.next_step()),
             is_finished: false,
         };
@@ -231,7 +231,7 @@ fn runs_in_steps(rpc: Rpc) -> bool {
 struct LogIn {
     core: Rc<Core>,
     login: Arc<Login>,
-    share: Arc<QueueShare>,
+    share: CoreShare,
     call: CallId,
     is_finished: bool,
 }
@@ -318,14 +318,14 @@ impl Drop for LogIn {
 /// Records a request of ringfence's own, before it is forwarded.
 pub(super) async fn record_step(
     core: &Core,
-    share: &Arc<QueueShare>,
+    share: &CoreShare,
     call: CallId,
     permit: &Permit,
     ends: Instant,
 ) -> Result<Recorded, Unavailable> {
     let event = Event::Decision(DecisionEvent {
         call,
-        principal: Some(OURSELVES.into()),
+        principal: Some(OURSELVES),
         path: Path::Known(permit.rpc().path()),
         verdict: Verdict::Allow(SmallVec::new()),
         touches: RecordedTouches::new(permit.touches()),

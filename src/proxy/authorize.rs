@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -16,7 +15,7 @@ use super::reply::collect;
 use super::{Core, Refusal};
 use crate::audit::event::{DecisionEvent, PATH_CHARS_MAX, Path};
 use crate::audit::{
-    CallId, Event, Outcome, QueueShare, Record, Recorded, RecordedTouches, Shown, Unavailable,
+    CallId, CoreShare, Event, Outcome, Record, Recorded, RecordedTouches, Shown, Unavailable,
     Verdict,
 };
 use crate::clock;
@@ -74,7 +73,7 @@ impl<'a> Asking<'a> {
         self.identified.identification.principal.identity()
     }
 
-    fn share(&self) -> &'a Arc<QueueShare> {
+    fn share(&self) -> &'a CoreShare {
         &self.identified.queue_share
     }
 
@@ -159,10 +158,13 @@ impl<'a> Asking<'a> {
         recorded.map_or_else(Refused::from, |()| refused)
     }
 
-    fn event(&self, rpc: Rpc, verdict: Verdict, touches: RecordedTouches) -> Event {
+    fn event<'e>(&self, rpc: Rpc, verdict: Verdict<'e>, touches: RecordedTouches<'e>) -> Event<'e>
+    where
+        'a: 'e,
+    {
         Event::Decision(DecisionEvent {
             call: self.call,
-            principal: Some(Arc::clone(&self.identified.name)),
+            principal: Some(&self.identified.name),
             path: Path::Known(rpc.path()),
             verdict,
             touches,
@@ -236,13 +238,13 @@ pub(super) async fn record_refusal(
     core.recorder.record(&client.queue_share, &record).await
 }
 
-pub(super) fn refusal_record(
+pub(super) fn refusal_record<'a>(
     core: &Core,
-    client: &Client,
+    client: &'a Client,
     call: CallId,
     path: &str,
     refusal: &Refusal,
-) -> Record {
+) -> Record<'a> {
     let known = Rpc::from_path(path);
     core.metrics.count_request(known, metrics::Verdict::Refuse);
     let path = known.map_or_else(
@@ -251,7 +253,7 @@ pub(super) fn refusal_record(
     );
     record(Event::Decision(DecisionEvent {
         call,
-        principal: client.identified.as_ref().ok().map(|identified| Arc::clone(&identified.name)),
+        principal: client.identified.as_ref().ok().map(|identified| identified.name.as_ref()),
         path,
         verdict: Verdict::Refuse { reason: refusal.reason(), detail: refusal.to_string() },
         touches: RecordedTouches::default(),
@@ -259,7 +261,7 @@ pub(super) fn refusal_record(
     }))
 }
 
-pub(super) fn record(event: Event) -> Record {
+pub(super) fn record(event: Event<'_>) -> Record<'_> {
     Record { time: clock::since_epoch(), event }
 }
 

@@ -12,7 +12,7 @@ use super::ending::Ending;
 use super::rate::{PerSecond, Rate};
 use super::share::Share;
 use super::{Core, http1, http2};
-use crate::audit::{ConnectionId, Event, OpenConnection, QueueShare, Record, Recorder};
+use crate::audit::{ConnectionId, CoreRecorder, CoreShare, Event, OpenConnection, Record};
 use crate::clock;
 use crate::identity::CertificateFacts;
 use crate::policy::{Identification, NoPrincipal};
@@ -25,7 +25,7 @@ pub(super) struct Client {
     /// Who, with what it may do; or why it is nobody.
     pub(super) identified: Result<Identified, String>,
     /// The part of the room for audit records that its calls use.
-    pub(super) queue_share: Arc<QueueShare>,
+    pub(super) queue_share: CoreShare,
 }
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(super) struct Identified {
     /// `None` is no limit.
     rate: Option<Arc<Rate>>,
     /// Its part of the room for audit records.
-    pub(super) queue_share: Arc<QueueShare>,
+    pub(super) queue_share: CoreShare,
 }
 
 /// What this principal may use at a time, per core, and how much at once.
@@ -52,7 +52,7 @@ pub(super) struct Bounds {
 }
 
 impl Identified {
-    fn new(core: &Core, identification: Identification, recorder: &Recorder) -> Self {
+    fn new(core: &Core, identification: Identification, recorder: &CoreRecorder) -> Self {
         let name: Arc<str> = identification.principal.to_string().into();
         let share = core.shares.borrow_mut().of(&identification.principal);
         let queue_share = recorder.share_of(Some(&name));
@@ -158,11 +158,11 @@ async fn identify(
             .map_err(|error: NoPrincipal| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let recorder = core.recorder.all_cores();
+    let recorder = &core.recorder;
     let identified =
         identified.map(|identification| Identified::new(core, identification, recorder));
     let queue_share = match &identified {
-        Ok(identified) => Arc::clone(&identified.queue_share),
+        Ok(identified) => identified.queue_share.clone(),
         Err(_) => recorder.share_of(None),
     };
     let event = Event::ConnectionOpen {

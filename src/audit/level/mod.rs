@@ -107,9 +107,9 @@ pub struct Levels {
 
 /// What is recorded of an allowed request.
 #[derive(Debug)]
-pub enum Shown {
+pub enum Shown<'a> {
     /// This.
-    Recorded(RecordedTouches),
+    Recorded(RecordedTouches<'a>),
     /// Nothing: a rule says so.
     LeftOut(LeftOut),
 }
@@ -138,13 +138,13 @@ impl Levels {
     /// What is recorded of an allowed request. `draw` gives a random number, and is asked when calls are sampled:
     /// a client that could tell whose turn it is would wait for its own to pass. `values` gives what the request
     /// writes, in the order of its puts, and is asked when values are hashed; none for a put that keeps the value.
-    pub fn of_allowed(
-        &self,
+    pub fn of_allowed<'a>(
+        &'a self,
         identity: &str,
-        touches: &Touches,
+        touches: &'a Touches,
         draw: impl FnOnce() -> u32,
         values: impl FnOnce() -> Vec<Option<Bytes>>,
-    ) -> Shown {
+    ) -> Shown<'a> {
         if self.rules.is_empty() && !self.value_hashes {
             return Shown::Recorded(RecordedTouches::new(touches));
         }
@@ -173,7 +173,7 @@ impl Levels {
 
     /// What is recorded of a request that is denied: everything, keys in their form.
     #[must_use]
-    pub fn of_denied(&self, identity: &str, touches: &Touches) -> RecordedTouches {
+    pub fn of_denied<'a>(&'a self, identity: &str, touches: &'a Touches) -> RecordedTouches<'a> {
         if self.rules.is_empty() {
             return RecordedTouches::new(touches);
         }
@@ -224,7 +224,7 @@ impl Levels {
 
     /// Both ends of a range have a form of their own: what lies in no rule's prefixes hides nothing, and hidden it
     /// could never be told again.
-    fn shown(&self, touch: &Touch, met: &[&LevelRule]) -> RecordedTouch {
+    fn shown<'a>(&'a self, touch: &'a Touch, met: &[&'a LevelRule]) -> RecordedTouch<'a> {
         RecordedTouch::new(touch, |key| {
             let forms = met.iter().filter_map(|rule| Some((rule.keys, rule.prefix_of(key)?)));
             let (form, prefix) = forms.max_by_key(|(form, _)| *form).unwrap_or_default();
@@ -232,7 +232,7 @@ impl Levels {
         })
     }
 
-    fn add_values(&self, shown: &mut RecordedTouches, values: &[Option<Bytes>]) {
+    fn add_values(&self, shown: &mut RecordedTouches<'_>, values: &[Option<Bytes>]) {
         let Some(hash) = &self.hash else { return };
         let mut values = values.iter();
         for touch in &mut shown.touches {

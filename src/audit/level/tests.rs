@@ -53,8 +53,8 @@ fn drawn(
     }
 }
 
-fn letters(recorded: &RecordedTouches) -> String {
-    let letter = |touch: &RecordedTouch| match touch {
+fn letters(recorded: &RecordedTouches<'_>) -> String {
+    let letter = |touch: &RecordedTouch<'_>| match touch {
         RecordedTouch::Key { start: RecordedKey::Plain { .. }, .. } | RecordedTouch::Other(_) => {
             'k'
         }
@@ -180,7 +180,8 @@ fn keys_are_shown_as_their_rule_says_denied_ones_too() {
     assert_eq!(shown(&levels, "tenant", std::slice::from_ref(&secret)).unwrap().2, "h");
     let named = point(KeyVerb::Get, "/registry/secrets/ns/name");
     assert_eq!(shown(&levels, "tenant", std::slice::from_ref(&named)), None);
-    let denied = levels.of_denied("tenant", &[named, secret].into_iter().collect());
+    let touches = [named, secret].into_iter().collect();
+    let denied = levels.of_denied("tenant", &touches);
     assert_eq!((denied.level, letters(&denied).as_str()), (Level::Request, "ph"));
 }
 
@@ -200,7 +201,7 @@ fn only_the_end_of_a_range_that_lies_in_a_hashed_prefix_is_hidden() {
         else {
             panic!()
         };
-        let shown = |key: &RecordedKey| match key {
+        let shown = |key: &RecordedKey<'_>| match key {
             RecordedKey::Plain { bytes, .. } => String::from_utf8(bytes.to_vec()).unwrap(),
             RecordedKey::Hashed { prefix, .. } => {
                 format!("{}#", String::from_utf8(prefix.to_vec()).unwrap())
@@ -220,9 +221,9 @@ fn a_key_is_cut_behind_its_parts() {
     let check = |key: &str, parts: u8, expected: &str| {
         let form = KeyForm::Parts(Reverse(parts));
         match RecordedKey::new(&StoredKey::new(key.to_owned()), form, b"", None) {
-            RecordedKey::Parts(kept) => assert_eq!(&*kept, expected.as_bytes(), "{key}"),
+            RecordedKey::Parts(kept) => assert_eq!(kept, expected.as_bytes(), "{key}"),
             RecordedKey::Plain { bytes, whole } => {
-                assert_eq!((&*bytes, whole), (key.as_bytes(), None));
+                assert_eq!((bytes, whole), (key.as_bytes(), None));
                 assert_eq!(key, expected);
             }
             RecordedKey::Hashed { .. } => panic!("{key}"),

@@ -42,7 +42,7 @@ impl LineWriter {
     }
 
     /// A record as it will be written, but for its place in the chain: that stands before and behind it.
-    pub(super) fn body_of(&mut self, record: &Record) -> &[u8] {
+    pub(super) fn body_of(&mut self, record: &Record<'_>) -> &[u8] {
         self.note_second(record.time);
         self.body.clear();
         self.body.shrink_to(SPARE_BYTES);
@@ -57,7 +57,7 @@ impl LineWriter {
         &mut self,
         sequence: u64,
         previous: LineHash,
-        record: &Record,
+        record: &Record<'_>,
         bytes: &mut Vec<u8>,
     ) -> LineHash {
         write_line(sequence, previous, self.body_of(record), bytes)
@@ -99,7 +99,7 @@ pub(super) fn write_line(
     hash
 }
 
-fn write(record: &Record, second: &str, bytes: &mut Vec<u8>) {
+fn write(record: &Record<'_>, second: &str, bytes: &mut Vec<u8>) {
     // Its first field begins with a comma: it is never the first of the line.
     let mut line = Line { bytes };
     line.time("time", second, record.time.subsec_micros());
@@ -191,7 +191,7 @@ fn call_id(line: &mut Line<'_>, call: CallId) {
     }
 }
 
-fn decision(line: &mut Line<'_>, event: &DecisionEvent) {
+fn decision(line: &mut Line<'_>, event: &DecisionEvent<'_>) {
     line.text("type", "decision");
     call_id(line, event.call);
     if let Some(principal) = &event.principal {
@@ -232,7 +232,7 @@ fn decision(line: &mut Line<'_>, event: &DecisionEvent) {
     line.number("request_bytes", event.request_bytes);
 }
 
-fn touch(line: &mut Line<'_>, touch: &RecordedTouch) {
+fn touch(line: &mut Line<'_>, touch: &RecordedTouch<'_>) {
     line.begin_object();
     match touch {
         RecordedTouch::Key { verb, start, end, value } => {
@@ -394,9 +394,18 @@ impl<'a> Line<'a> {
         self.bytes.extend_from_slice(b"\":");
     }
 
-    /// Writing to a Vec cannot fail.
+    /// Nearly every text stands as it is, and is copied at once. Writing to a Vec cannot fail.
     fn string(&mut self, value: &str) {
-        drop(serde_json::to_writer(&mut *self.bytes, value));
+        // All of it, without a way out in between: so it is looked at many bytes at a time.
+        let stands = |all: bool, byte: u8| all & (byte >= b' ') & (byte != b'"') & (byte != b'\\');
+        if value.bytes().fold(true, stands) {
+            self.bytes.reserve(value.len() + 2);
+            self.bytes.push(b'"');
+            self.bytes.extend_from_slice(value.as_bytes());
+            self.bytes.push(b'"');
+        } else {
+            drop(serde_json::to_writer(&mut *self.bytes, value));
+        }
     }
 
     pub(super) fn text(&mut self, name: &'static str, value: &str) {
@@ -427,7 +436,7 @@ impl<'a> Line<'a> {
         self.number(name, value);
     }
 
-    fn key(&mut self, names: &KeyNames, key: &RecordedKey) {
+    fn key(&mut self, names: &KeyNames, key: &RecordedKey<'_>) {
         match key {
             RecordedKey::Plain { bytes, whole } => {
                 self.key_bytes(names, bytes);

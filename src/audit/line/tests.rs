@@ -1,13 +1,12 @@
 //! Lines as they are written, byte for byte.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::audit::event::{ConnectionId, RecordedTouches};
-use crate::etcd::{KeyRange, KeyVerb, LeaseUse, StoredKey};
+use crate::etcd::{KeyRange, KeyVerb, LeaseUse, StoredKey, Touches};
 
-fn check(event: Event, expected: &str) {
+fn check(event: Event<'_>, expected: &str) {
     let record = Record { time: Duration::new(1_800_000_000, 1_000), event };
     let mut bytes = Vec::new();
     let previous = LineHash::of(b"before");
@@ -19,27 +18,27 @@ fn check(event: Event, expected: &str) {
     assert_eq!(line, format!("{head}{expected},\"prev\":\"{previous}\"}}\n"));
 }
 
-fn decision_of(verdict: Verdict, touches: &[Touch]) -> Event {
+fn decision_of<'a>(verdict: Verdict<'a>, touches: &'a Touches) -> Event<'a> {
     Event::Decision(DecisionEvent {
         call: CallId::new(ConnectionId(3), 9),
-        principal: Some(Arc::from("tenant(cn=acme)")),
+        principal: Some("tenant(cn=acme)"),
         path: Path::Known("/etcdserverpb.KV/Range"),
         verdict,
-        touches: RecordedTouches::new(&touches.iter().cloned().collect()),
+        touches: RecordedTouches::new(touches),
         request_bytes: 12,
     })
 }
 
 #[test]
 fn a_decision_is_one_object() {
-    let touches = [
+    let touches: Touches = smallvec::smallvec![
         Touch::Key { verb: KeyVerb::Get, range: KeyRange::point(StoredKey::new("/a\\\"x")) },
         Touch::Key { verb: KeyVerb::List, range: KeyRange::prefix(b"\xff\x01") },
         Touch::Key { verb: KeyVerb::Delete, range: KeyRange::between(b"a", None).unwrap() },
         Touch::Lease { usage: LeaseUse::Attach, lease: 0x7f },
     ];
     check(
-        decision_of(Verdict::Allow(smallvec::smallvec![Arc::from("r/1 (p.toml:3)")]), &touches),
+        decision_of(Verdict::Allow(smallvec::smallvec!["r/1 (p.toml:3)"]), &touches),
         "\"type\":\"decision\",\"connection\":3,\"call\":9,\"principal\":\"tenant(cn=acme)\",\
          \"rpc\":\"/etcdserverpb.KV/Range\",\"verdict\":\"allow\",\"rules\":[\"r/1 (p.toml:3)\"],\
          \"touches\":[{\"verb\":\"get\",\"key\":\"/a\\\\\\\"x\"},\
@@ -49,7 +48,7 @@ fn a_decision_is_one_object() {
     );
     let refuse = Verdict::Refuse { reason: "malformed", detail: "twice".to_owned() };
     check(
-        decision_of(refuse, &[]),
+        decision_of(refuse, &Touches::new()),
         "\"type\":\"decision\",\"connection\":3,\"call\":9,\"principal\":\"tenant(cn=acme)\",\
          \"rpc\":\"/etcdserverpb.KV/Range\",\"verdict\":\"refuse\",\"reason\":\"malformed\",\
          \"detail\":\"twice\",\"touches\":[],\"request_bytes\":12",
@@ -68,7 +67,8 @@ fn the_end_of_a_connection_says_why() {
 #[test]
 fn a_key_of_a_megabyte_is_cut_and_told_by_its_hash() {
     let key = StoredKey::new(vec![1; 1 << 20]);
-    let touches = [Touch::Key { verb: KeyVerb::Put, range: KeyRange::point(key) }];
+    let touches: Touches =
+        smallvec::smallvec![Touch::Key { verb: KeyVerb::Put, range: KeyRange::point(key) }];
     let cut = "01".repeat(1024);
     // sha256sum of the same bytes
     let sha256 = "ee78cd29d3a534713b36e6ff6fa3668c8a8f851a542d5eb2401c25ca4e057d02";
@@ -90,12 +90,13 @@ fn keys_that_a_rule_hides_have_other_names() {
         let (key, hash) = ("0123456789abcdef".to_owned(), hash.repeat(32));
         Box::new(crate::keyed_hash::Hashed { key, hash })
     };
-    let key = || RecordedKey::Hashed { prefix: b"/s/"[..].into(), hash: hashed("ab") };
+    let none = Touches::new();
+    let key = || RecordedKey::Hashed { prefix: b"/s/", hash: hashed("ab") };
     let touches = RecordedTouches {
         touches: smallvec::smallvec![
             RecordedTouch::Key {
                 verb: KeyVerb::Put,
-                start: RecordedKey::Parts(b"/registry/"[..].into()),
+                start: RecordedKey::Parts(b"/registry/"),
                 end: RecordedEnd::Point,
                 value: Some(hashed("cd")),
             },
@@ -110,7 +111,8 @@ fn keys_that_a_rule_hides_have_other_names() {
         level: Level::Request,
         one_in: NonZeroU32::new(100).unwrap(),
     };
-    let Event::Decision(mut event) = decision_of(Verdict::Allow(smallvec::smallvec![]), &[]) else {
+    let Event::Decision(mut event) = decision_of(Verdict::Allow(smallvec::smallvec![]), &none)
+    else {
         panic!()
     };
     event.touches = touches;

@@ -10,7 +10,6 @@ mod relay;
 pub(super) use relay::{Cut, PageBody};
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HOST, UPGRADE};
 use http::request::Parts;
@@ -147,7 +146,7 @@ async fn refuse(
     };
     let event = Event::Decision(DecisionEvent {
         call: request.call,
-        principal: client.identified.as_ref().ok().map(|identified| Arc::clone(&identified.name)),
+        principal: client.identified.as_ref().ok().map(|identified| identified.name.as_ref()),
         path: Path::Unknown(target.chars().take(PATH_CHARS_MAX).collect()),
         verdict: Verdict::Refuse { reason: refusal.reason(), detail: refusal.to_string() },
         touches: RecordedTouches::default(),
@@ -169,9 +168,9 @@ async fn deny(
         // A page has nothing to do with leases.
         Cause::NoRule | Cause::ForeignLease | Cause::TooMany => ("no_rule", None),
     };
-    let verdict = Verdict::Deny { reason, rule, touch: 0 };
     let touches = smallvec![denial.request.touch()];
     let touches = core.recorder.levels().of_denied(identity_of(identified), &touches);
+    let verdict = Verdict::Deny { reason, rule, touch: 0 };
     let event = decision(identified, call, &denial.request, verdict, touches);
     let recorded = core.recorder.record(&identified.queue_share, &record(event)).await;
     recorded.map_or_else(
@@ -188,13 +187,13 @@ async fn allow(
     ends: Instant,
 ) -> Result<Recorded, Unavailable> {
     core.metrics.count_page(Some(permit.request().page()), metrics::Verdict::Allow);
-    let verdict = Verdict::Allow(smallvec![core.policy.rule_name(permit.rule())]);
     let touches = smallvec![permit.request().touch()];
     let levels = core.recorder.levels();
     let touches = match levels.of_allowed(identity_of(identified), &touches, draw, Vec::new) {
         Shown::LeftOut(by_rule) => return Ok(core.recorder.leave_out(call, by_rule)),
         Shown::Recorded(touches) => touches,
     };
+    let verdict = Verdict::Allow(smallvec![core.policy.rule_name(permit.rule())]);
     let event = decision(identified, call, permit.request(), verdict, touches);
     core.recorder.allow(&identified.queue_share, call, &record(event), Some(ends)).await
 }
@@ -203,16 +202,16 @@ fn identity_of(identified: &Identified) -> &str {
     identified.identification.principal.identity()
 }
 
-fn decision(
-    identified: &Identified,
+fn decision<'a>(
+    identified: &'a Identified,
     call: CallId,
     page: &PageRequest,
-    verdict: Verdict,
-    touches: RecordedTouches,
-) -> Event {
+    verdict: Verdict<'a>,
+    touches: RecordedTouches<'a>,
+) -> Event<'a> {
     Event::Decision(DecisionEvent {
         call,
-        principal: Some(Arc::clone(&identified.name)),
+        principal: Some(&identified.name),
         path: Path::Page(page.target()),
         verdict,
         touches,
@@ -220,6 +219,6 @@ fn decision(
     })
 }
 
-fn record(event: Event) -> Record {
+fn record(event: Event<'_>) -> Record<'_> {
     Record { time: clock::since_epoch(), event }
 }
