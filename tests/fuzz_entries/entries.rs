@@ -165,7 +165,7 @@ pub(crate) fn policy(data: &[u8]) {
             let request = CanonicalRequest::read(rpc, &body, &mut || 0).expect("a good sample");
             if let Decision::Allow(permit) = decide(asker, request, &FoundLeases::default()) {
                 for rule in permit.rules() {
-                    assert_ne!(&*policy.rule_name(*rule), "unknown", "a rule that is nowhere");
+                    assert_ne!(policy.rule_name(*rule), "unknown", "a rule that is nowhere");
                 }
             }
         }
