@@ -3,32 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Subcommand;
-
-use super::{complain, complain_all, say};
+use crate::cli::{complain, complain_all, say};
 use crate::pki::Recipe;
 use crate::{clock, config, pki};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Make the authorities and certificates of a recipe; files that are there are never replaced
-    Make {
-        /// The recipe
-        recipe: PathBuf,
-        /// The folder for NAME.crt and NAME.key
-        folder: PathBuf,
-    },
+    /// The recipe
+    recipe: PathBuf,
+    /// The folder for NAME.crt and NAME.key
+    folder: PathBuf,
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let Command::Make { recipe, folder } = &arguments.command;
-    match make(recipe, folder) {
+    match make(&arguments.recipe, &arguments.folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(()) => ExitCode::FAILURE,
     }
