@@ -3,16 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use rustls::pki_types::UnixTime;
-
+use super::client::{self, Client};
 use super::{complain, complain_all, say};
 use crate::clock;
 use crate::config::{self, Config};
 use crate::etcd::{KeyRange, KeyVerb, StoreVerb, StoredKey, Touch};
-use crate::identity::CertificateFacts;
 use crate::policy::{Cause, Identification, decide_touch};
 use crate::tls::material;
-use crate::tls::verifier::Authorities;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -109,25 +106,15 @@ fn unknown_verb(name: &str) -> String {
 }
 
 fn identify(config: &Config, path: &Path) -> Result<Identification, Refusal> {
-    let file = path.display();
-    let chain = material::certificates(path).map_err(|error| {
-        let hint = error.hint();
-        let hint = if hint.is_empty() { String::new() } else { format!("\n  hint: {hint}") };
-        Refusal::Unknown(format!("{error}{hint}"))
-    })?;
-    let (leaf, intermediates) = chain
-        .split_first()
-        .ok_or_else(|| Refusal::Unknown(format!("`{file}` holds no certificate")))?;
-    let authorities = Authorities::new(&config.authorities)
-        .map_err(|error| Refusal::Unknown(error.to_string()))?;
-    let now = UnixTime::since_unix_epoch(clock::since_epoch());
-    let authority = authorities.verify(leaf, intermediates, now).map_err(|error| {
-        let why = material::in_plain_words(&error);
-        Refusal::No(format!("`{file}` is refused at the handshake: {why}"))
-    })?;
-    let nobody = |why: String| Refusal::No(format!("`{file}`: {why}"));
-    let facts = CertificateFacts::read(leaf).map_err(|error| nobody(error.to_string()))?;
-    config.policy.identify(&authority, &facts).map_err(|error| nobody(error.to_string()))
+    let nobody = |why: String| Refusal::No(format!("`{}`: {why}", path.display()));
+    match client::judge(config, path, clock::since_epoch()).map_err(Refusal::Unknown)? {
+        Client::Refused(error) => {
+            let why = material::in_plain_words(&error);
+            Err(Refusal::No(format!("`{}` is refused at the handshake: {why}", path.display())))
+        }
+        Client::Unreadable(error) => Err(nobody(error.to_string())),
+        Client::Verified(identified) => identified.map_err(|error| nobody(error.to_string())),
+    }
 }
 
 fn answer(config: &Config, identification: &Identification, touch: &Touch) -> ExitCode {

@@ -4,6 +4,7 @@ mod audit;
 mod can_i;
 mod cert;
 mod check;
+mod client;
 mod demo;
 mod serve;
 

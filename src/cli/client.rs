@@ -1,0 +1,48 @@
+//! What ringfence makes of a client that presents a certificate: the verification of the handshake and the
+//! match of the policy, by the code that serves, without a server.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustls::pki_types::UnixTime;
+
+use crate::config::Config;
+use crate::identity::CertificateFacts;
+use crate::identity::certificate::CertificateError;
+use crate::policy::{Identification, NoPrincipal};
+use crate::tls::material;
+use crate::tls::verifier::Authorities;
+
+/// What becomes of it.
+pub(super) enum Client {
+    /// The handshake fails.
+    Refused(rustls::Error),
+    /// The handshake succeeds; its calls are nobody's, because not all of it can be read without doubt.
+    Unreadable(CertificateError),
+    /// The handshake succeeds; whose its calls are.
+    Verified(Box<Result<Identification, NoPrincipal>>),
+}
+
+/// Judges the chain in a file, the leaf first.
+///
+/// # Errors
+/// When the file holds no chain.
+pub(super) fn judge(config: &Config, path: &Path, now: Duration) -> Result<Client, String> {
+    let chain = material::certificates(path).map_err(|error| {
+        let hint = error.hint();
+        let hint = if hint.is_empty() { String::new() } else { format!("\n  hint: {hint}") };
+        format!("{error}{hint}")
+    })?;
+    let (leaf, intermediates) =
+        chain.split_first().ok_or_else(|| format!("`{}` holds no certificate", path.display()))?;
+    let authorities = Authorities::new(&config.authorities).map_err(|error| error.to_string())?;
+    let now = UnixTime::since_unix_epoch(now);
+    let authority = match authorities.verify(leaf, intermediates, now) {
+        Ok(authority) => authority,
+        Err(error) => return Ok(Client::Refused(error)),
+    };
+    Ok(match CertificateFacts::read(leaf) {
+        Err(error) => Client::Unreadable(error),
+        Ok(facts) => Client::Verified(Box::new(config.policy.identify(&authority, &facts))),
+    })
+}
