@@ -24,7 +24,7 @@ const MAP: [(&str, &str, bool); 21] = [
     ("sink", "tls chain", false),
     ("evidence", "chain keyed_hash regular_file", false),
     ("tls", "regular_file", false),
-    ("pki", "document chain keyed_hash", false),
+    ("pki", "document chain keyed_hash regular_file", false),
     ("metrics", "etcd", false),
     ("clock", "", false),
     ("chain", "", true),

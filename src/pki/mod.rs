@@ -1,8 +1,13 @@
-//! Makes a small PKI from a recipe: authorities and certificates as PEM files, keys with mode 0600.
-//! For trying ringfence, for tests, and for people who have no PKI of their own.
+//! Makes a small PKI from a recipe: authorities and certificates as PEM files, keys with mode 0600; tells what
+//! stands in such files. For trying ringfence, for tests, and for people who have no PKI of their own.
 
+pub mod describe;
+mod fault;
+pub mod lifetime;
 mod recipe;
+mod sections;
 
+pub use fault::Fault;
 pub use recipe::{AuthorityRecipe, CertificateRecipe, Recipe};
 
 use std::fs::{DirBuilder, OpenOptions};

@@ -1,10 +1,15 @@
-//! `ringfence cert`: certificates made.
+//! `ringfence cert`: certificates made and looked at.
 
+mod inspect;
 mod make;
 
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+
+use super::say;
+use crate::clock;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -16,10 +21,33 @@ pub(super) struct Arguments {
 enum Command {
     /// Make the authorities and certificates of a recipe; files that are there are never replaced
     Make(make::Arguments),
+    /// Say what stands in PEM files: certificates, revocation lists, keys
+    Inspect(inspect::Arguments),
+}
+
+/// For whom the answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match &arguments.command {
         Command::Make(arguments) => make::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
     }
+}
+
+fn say_json(document: &impl Serialize) {
+    match serde_json::to_string_pretty(document) {
+        Ok(text) => say(&text),
+        Err(error) => super::complain(&format!("error: {error}")),
+    }
+}
+
+fn now_seconds() -> i64 {
+    i64::try_from(clock::since_epoch().as_secs()).unwrap_or(i64::MAX)
 }

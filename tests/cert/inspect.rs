@@ -1,0 +1,56 @@
+//! What stands in a file is told, whatever it is.
+
+use crate::Folder;
+
+#[test]
+fn a_certificate_is_told_with_all_that_a_policy_can_ask_for() {
+    let folder = Folder::new();
+    let found = folder.json(&["inspect", "pki/etcd-server.crt"])[0].clone();
+    assert_eq!(found["kind"], "certificate");
+    assert_eq!(found["line"], 1);
+    assert_eq!(found["subject"], "CN=etcd");
+    assert_eq!(found["issuer"], "CN=demo kubernetes etcd CA");
+    assert_eq!(found["dns"], serde_json::json!(["localhost"]));
+    assert_eq!(found["ip"], serde_json::json!(["127.0.0.1", "::1"]));
+    assert_eq!(found["key"]["algorithm"], "ECDSA P-256");
+    assert_eq!(found["key"]["size_bits"], 256);
+    assert_eq!(found["key_usage"], serde_json::json!(["digitalSignature"]));
+    assert_eq!(found["extended_key_usage"], serde_json::json!(["serverAuth", "clientAuth"]));
+    assert_eq!(found["ca"], false);
+    assert_eq!(found["state"], "valid");
+    assert!(found["not_after"].as_str().unwrap().ends_with('Z'));
+    let said = folder.check(
+        &["inspect", "pki/etcd-server.crt"],
+        0,
+        "pki/etcd-server.crt:1: certificate\n",
+    );
+    let spki = found["key"]["spki_sha256"].as_str().unwrap();
+    for row in ["  DNS names      localhost\n", "  CA             no\n", " left of 90 days\n", spki]
+    {
+        assert!(said.contains(row), "{row}: {said}");
+    }
+}
+
+#[test]
+fn what_has_expired_and_what_is_not_valid_yet_is_said_plainly() {
+    let later = "[[certificate]]\nname = \"later\"\nauthority = \"tenants-ca\"\nuse = [\"client\"]\nstarts_in_days = 5\n";
+    let folder = Folder::with(later);
+    let said = folder.check(
+        &["inspect", "pki/expired.crt", "pki/later.crt"],
+        0,
+        "pki/expired.crt:1: certificate\n",
+    );
+    assert!(said.contains("  state          EXPIRED 2 days ago\n"), "{said}");
+    assert!(said.contains("  state          NOT YET VALID: begins in "), "{said}");
+}
+
+/// The attack: a name that steers the terminal of whoever looks at the certificate.
+#[test]
+fn a_name_in_a_certificate_cannot_steer_a_terminal() {
+    let evil = "[[certificate]]\nname = \"evil\"\nauthority = \"tenants-ca\"\nuse = [\"client\"]\n\
+        common_name = \"a\\u001b[2Jb\\n  CA yes\"\n";
+    let folder = Folder::with(evil);
+    let (_, said, _) = folder.run(&["inspect", "pki/evil.crt"]);
+    assert!(said.contains("a\\u{1b}[2Jb\\u{a}  CA yes"), "{said}");
+    assert!(!said.contains('\u{1b}'), "{said}");
+}
