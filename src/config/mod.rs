@@ -6,6 +6,7 @@
 mod audit;
 mod audit_levels;
 mod audit_sinks;
+mod certificates;
 mod files;
 mod lease_keys;
 mod raw;
@@ -13,6 +14,7 @@ mod raw_audit;
 mod resolve;
 mod users;
 
+pub use certificates::{CertificateFile, certificate_files};
 pub use files::{TextError, read_text};
 pub use lease_keys::LeaseKeyFile;
 pub use resolve::load;

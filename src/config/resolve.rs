@@ -27,8 +27,8 @@ use crate::upstream::{Endpoint, Logins};
 pub fn load(path: &Path, now: Duration) -> Result<Config, Vec<Problem>> {
     let problems = Problems::default();
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    let loaded = Loader { folder, problems: &problems, now };
-    let config = loaded.load(path);
+    let loader = Loader::new(folder, &problems, now);
+    let config = loader.read(path, |raw| loader.resolve(raw)).flatten();
     match config {
         Some(mut config) if !problems.has_errors() => {
             config.warnings = problems.into_sorted();
@@ -58,8 +58,15 @@ pub(super) struct Loader<'a> {
     now: Duration,
 }
 
+impl<'a> Loader<'a> {
+    pub(super) const fn new(folder: &'a Path, problems: &'a Problems, now: Duration) -> Self {
+        Self { folder, problems, now }
+    }
+}
+
 impl Loader<'_> {
-    fn load(&self, path: &Path) -> Option<Config> {
+    /// Reads the file as it is written.
+    pub(super) fn read<T>(&self, path: &Path, resolve: impl FnOnce(&Raw) -> T) -> Option<T> {
         let file = path.display().to_string();
         let text = match files::read_text(path) {
             Ok(text) => text,
@@ -72,7 +79,7 @@ impl Loader<'_> {
         let document = Document::new(&file, &text);
         let table = document.parse(self.problems)?;
         let raw = raw::read(document.root(&table, self.problems));
-        self.resolve(&raw)
+        Some(resolve(&raw))
     }
 
     /// Everything is tried before anything is given up, so that one run tells all.
@@ -319,9 +326,8 @@ impl Loader<'_> {
         needs(StoreVerb::MemberChange, advertised, "client.advertise", hint);
     }
 
-    /// What no file says can only be told when every file was read.
-    fn policy(&self, raw: &Raw, authorities: &[&str]) -> Option<LoadedPolicy> {
-        let mut source = PolicySource::default();
+    /// Reads every policy file; false when one went unread.
+    pub(super) fn read_policies(&self, raw: &Raw, source: &mut PolicySource) -> bool {
         let mut complete = true;
         let mut read = BTreeSet::new();
         for pattern in &raw.policy_files {
@@ -345,7 +351,13 @@ impl Loader<'_> {
                 }
             }
         }
-        if !complete {
+        complete
+    }
+
+    /// What no file says can only be told when every file was read.
+    fn policy(&self, raw: &Raw, authorities: &[&str]) -> Option<LoadedPolicy> {
+        let mut source = PolicySource::default();
+        if !self.read_policies(raw, &mut source) {
             return None;
         }
         if source.is_empty()

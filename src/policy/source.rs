@@ -113,6 +113,16 @@ impl PolicySource {
         })
     }
 
+    /// The certificates among them, with their identities.
+    pub fn named_upstream_certificates(&self) -> impl Iterator<Item = (&str, &Located<String>)> {
+        self.identities.iter().filter_map(|identity| match &identity.upstream {
+            Some(UpstreamSource::Certificate { certificate, .. }) => {
+                Some((identity.name.value.as_str(), certificate))
+            }
+            Some(UpstreamSource::User { .. } | UpstreamSource::Unreadable) | None => None,
+        })
+    }
+
     fn upstreams(&self) -> impl Iterator<Item = &UpstreamSource> {
         self.identities.iter().filter_map(|identity| identity.upstream.as_ref())
     }

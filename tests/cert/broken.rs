@@ -52,6 +52,22 @@ fn each_broken_file_gets_one_error_with_a_way_out() {
 }
 
 #[test]
+fn every_command_refuses_a_broken_file_without_waiting() {
+    let folder = Folder::new();
+    for (file, expected) in broken(&folder) {
+        let config = folder.text("ringfence.toml").replace("pki/ringfence-client.crt", file);
+        fs::write(folder.path("other.toml"), config).unwrap();
+        let (code, said, complained) = folder.run(&["list", "--config", "other.toml"]);
+        assert!(code == 2 && said.lines().count() == 4, "{file}: {said}");
+        assert!(
+            complained.starts_with(&format!("error: other.toml:27: {expected}")),
+            "{complained}"
+        );
+        assert_eq!(complained.matches("error: ").count(), 1, "{complained}");
+    }
+}
+
+#[test]
 fn a_section_that_is_no_certificate_is_told_from_the_others() {
     let folder = Folder::new();
     let odd = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";

@@ -8,6 +8,7 @@
 
 mod broken;
 mod inspect;
+mod list;
 
 use std::fs;
 use std::path::{Path, PathBuf};

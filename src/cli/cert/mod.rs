@@ -1,6 +1,7 @@
 //! `ringfence cert`: certificates made and looked at.
 
 mod inspect;
+mod list;
 mod make;
 
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ enum Command {
     Make(make::Arguments),
     /// Say what stands in PEM files: certificates, revocation lists, keys
     Inspect(inspect::Arguments),
+    /// Say when the certificates expire that a config names: exit code 1 when one has
+    List(list::Arguments),
 }
 
 /// For whom the answer is.
@@ -38,6 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match &arguments.command {
         Command::Make(arguments) => make::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::List(arguments) => list::run(arguments),
     }
 }
 

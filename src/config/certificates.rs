@@ -1,0 +1,68 @@
+//! Which files of certificates a config names, and for what. None of them is opened: one that is broken must
+//! not hide the others.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::raw::Raw;
+use super::resolve::Loader;
+use super::users::beside;
+use crate::document::{Located, Location, Problem, Problems};
+use crate::policy::PolicySource;
+
+/// A file that the config names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFile {
+    /// The setting, with the name of what it belongs to.
+    pub setting: String,
+    /// Where it stands.
+    pub location: Location,
+    /// The file, as it is opened.
+    pub path: PathBuf,
+}
+
+/// Every file of certificates that a config and its policies name, and every mistake on the way there.
+#[must_use]
+pub fn certificate_files(path: &Path) -> (Vec<CertificateFile>, Vec<Problem>) {
+    let problems = Problems::default();
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    // Nothing is judged here, so no time is needed.
+    let loader = Loader::new(folder, &problems, Duration::ZERO);
+    let files = loader.read(path, |raw| loader.certificate_files(raw)).unwrap_or_default();
+    (files, problems.into_sorted())
+}
+
+impl Loader<'_> {
+    fn certificate_files(&self, raw: &Raw) -> Vec<CertificateFile> {
+        let mut files = Vec::new();
+        let mut add = |setting: String, text: Option<&Located<String>>| {
+            files.extend(text.map(|text| CertificateFile {
+                setting,
+                location: text.location.clone(),
+                path: self.folder.join(&text.value),
+            }));
+        };
+        add("client.certificate".to_owned(), raw.client.certificate.as_ref());
+        for ca in &raw.client.authorities {
+            let name = ca.name.as_ref().map_or("", |name| name.value.as_str());
+            add(format!("client.ca `{name}`"), ca.roots.as_ref());
+        }
+        add("upstream.ca".to_owned(), raw.upstream.ca.as_ref());
+        add("upstream.certificate".to_owned(), raw.upstream.certificate.as_ref());
+        for sink in &raw.audit.sinks {
+            let name = sink.name.as_ref().map_or("", |name| name.value.as_str());
+            add(format!("audit.sink `{name}` ca"), sink.ca.as_ref());
+            add(format!("audit.sink `{name}` certificate"), sink.certificate.as_ref());
+        }
+        let mut source = PolicySource::default();
+        self.read_policies(raw, &mut source);
+        for (identity, certificate) in source.named_upstream_certificates() {
+            files.push(CertificateFile {
+                setting: format!("identity `{identity}` upstream.certificate"),
+                location: certificate.location.clone(),
+                path: beside(&certificate.location, &certificate.value),
+            });
+        }
+        files
+    }
+}
