@@ -108,12 +108,14 @@ fn unknown_verb(name: &str) -> String {
 fn identify(config: &Config, path: &Path) -> Result<Identification, Refusal> {
     let nobody = |why: String| Refusal::No(format!("`{}`: {why}", path.display()));
     match client::judge(config, path, clock::since_epoch()).map_err(Refusal::Unknown)? {
-        Client::Refused(error) => {
+        Client::Refused { error, .. } => {
             let why = material::in_plain_words(&error);
             Err(Refusal::No(format!("`{}` is refused at the handshake: {why}", path.display())))
         }
         Client::Unreadable(error) => Err(nobody(error.to_string())),
-        Client::Verified(identified) => identified.map_err(|error| nobody(error.to_string())),
+        Client::Verified { identified, .. } => {
+            identified.map_err(|error| nobody(error.to_string()))
+        }
     }
 }
 

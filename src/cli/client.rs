@@ -2,9 +2,10 @@
 //! match of the policy, by the code that serves, without a server.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::config::Config;
 use crate::identity::CertificateFacts;
@@ -16,11 +17,15 @@ use crate::tls::verifier::Authorities;
 /// What becomes of it.
 pub(super) enum Client {
     /// The handshake fails.
-    Refused(rustls::Error),
+    Refused { error: rustls::Error, leaf: CertificateDer<'static> },
     /// The handshake succeeds; its calls are nobody's, because not all of it can be read without doubt.
     Unreadable(CertificateError),
-    /// The handshake succeeds; whose its calls are.
-    Verified(Box<Result<Identification, NoPrincipal>>),
+    /// The handshake succeeds under this CA; whose its calls are.
+    Verified {
+        authority: Arc<str>,
+        facts: Box<CertificateFacts>,
+        identified: Box<Result<Identification, NoPrincipal>>,
+    },
 }
 
 /// Judges the chain in a file, the leaf first.
@@ -39,10 +44,13 @@ pub(super) fn judge(config: &Config, path: &Path, now: Duration) -> Result<Clien
     let now = UnixTime::since_unix_epoch(now);
     let authority = match authorities.verify(leaf, intermediates, now) {
         Ok(authority) => authority,
-        Err(error) => return Ok(Client::Refused(error)),
+        Err(error) => return Ok(Client::Refused { error, leaf: leaf.clone() }),
     };
     Ok(match CertificateFacts::read(leaf) {
         Err(error) => Client::Unreadable(error),
-        Ok(facts) => Client::Verified(Box::new(config.policy.identify(&authority, &facts))),
+        Ok(facts) => {
+            let identified = Box::new(config.policy.identify(&authority, &facts));
+            Client::Verified { authority, facts: Box::new(facts), identified }
+        }
     })
 }

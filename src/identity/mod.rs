@@ -4,9 +4,11 @@
 //! Pure: it reads bytes that `tls` has verified; it verifies nothing itself.
 
 pub mod certificate;
+pub mod difference;
 pub mod pattern;
 pub mod principal;
 
 pub use certificate::CertificateFacts;
+pub use difference::Difference;
 pub use pattern::{CertificatePattern, Glob};
 pub use principal::{CaptureError, Principal, Variable, is_plain};

@@ -35,6 +35,12 @@ impl Glob {
         Ok(Self { pattern: pattern.to_owned(), separator })
     }
 
+    /// The pattern as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.pattern
+    }
+
     /// Whether it has a star, so that a match takes something from the certificate.
     #[must_use]
     pub fn has_star(&self) -> bool {

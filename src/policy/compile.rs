@@ -51,6 +51,7 @@ type NumberedRule = (RuleId, Arc<RuleSource>);
 #[derive(Debug)]
 struct Identity {
     name: String,
+    roles: Vec<String>,
     pattern: CertificatePattern,
     /// None are kept once the rights are ready.
     rules: Vec<NumberedRule>,
@@ -145,6 +146,7 @@ impl Policy {
                 problems.error(&identity.ca.location, what, hint);
             }
             let mut rules = Vec::new();
+            let names = identity.roles.iter().map(|role| role.value.clone()).collect();
             for role in identity.roles {
                 match roles.get(&role.value) {
                     Some(found) => rules.extend(found.rules.iter().cloned()),
@@ -166,7 +168,8 @@ impl Policy {
                 let number = upstream.number(&mut certificates, &mut password_files);
                 (upstream, number)
             });
-            let identity = Identity::new(name, identity.pattern, rules, identity.limits, upstream);
+            let (pattern, limits) = (identity.pattern, identity.limits);
+            let identity = Identity::new(name, names, pattern, rules, limits, upstream);
             identities.push(identity);
         }
         for (name, role) in roles.iter().filter(|(name, _)| !used.contains(*name)) {
@@ -213,6 +216,13 @@ impl Policy {
         self.identities.iter().map(|identity| identity.name.as_str())
     }
 
+    /// Every identity with its roles and what it asks of a certificate.
+    pub(super) fn identities(
+        &self,
+    ) -> impl Iterator<Item = (&str, &[String], &CertificatePattern)> {
+        self.identities.iter().map(|of| (of.name.as_str(), of.roles.as_slice(), &of.pattern))
+    }
+
     /// How many identities and rules there are.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
@@ -223,6 +233,7 @@ impl Policy {
 impl Identity {
     fn new(
         name: String,
+        roles: Vec<String>,
         pattern: CertificatePattern,
         mut rules: Vec<NumberedRule>,
         limits: IdentityLimits,
@@ -241,7 +252,7 @@ impl Identity {
         }
         // Two users of etcd are two principals.
         variables.extend(upstream.iter().flat_map(|(upstream, _)| upstream.variables()));
-        Self { name, pattern, rules, limits, upstream, variables, ready }
+        Self { name, roles, pattern, rules, limits, upstream, variables, ready }
     }
 
     fn identification(&self, facts: &CertificateFacts) -> Result<Identification, NoPrincipal> {

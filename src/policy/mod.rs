@@ -8,6 +8,7 @@
 mod candidates;
 mod compile;
 mod decide;
+mod explain;
 mod http;
 mod intervals;
 pub mod lease;
@@ -20,6 +21,7 @@ pub use decide::{
     Asker, Cause, Decision, Denial, decide, decide_touch, permit_log_in, permit_look_up,
     permit_probe, permit_session_lease,
 };
+pub use explain::Explained;
 pub use http::{HttpDecision, HttpDenial, HttpPermit, decide_http};
 pub use lease::{FoundLeases, LeaseContent, LeaseKeys};
 pub use permit::Permit;

@@ -55,6 +55,7 @@ fn each_broken_file_gets_one_error_with_a_way_out() {
 fn every_command_refuses_a_broken_file_without_waiting() {
     let folder = Folder::new();
     for (file, expected) in broken(&folder) {
+        folder.check(&["whoami", file], 2, "error: ");
         let config = folder.text("ringfence.toml").replace("pki/ringfence-client.crt", file);
         fs::write(folder.path("other.toml"), config).unwrap();
         let (code, said, complained) = folder.run(&["list", "--config", "other.toml"]);

@@ -29,6 +29,14 @@ fn a_certificate_is_told_with_all_that_a_policy_can_ask_for() {
     {
         assert!(said.contains(row), "{row}: {said}");
     }
+    // What `inspect` calls the SHA-256 of the key is what a policy means by it.
+    let pattern = format!("match = {{ ca = \"kubernetes\", spki = \"{spki}\" }}");
+    folder.change(
+        "policy.toml",
+        "match = { ca = \"kubernetes\", cn = \"kube-apiserver-etcd-client\" }",
+        &pattern,
+    );
+    folder.check(&["whoami", "pki/etcd-server.crt"], 0, "pki/etcd-server.crt: apiserver\n");
 }
 
 #[test]
@@ -50,7 +58,9 @@ fn a_name_in_a_certificate_cannot_steer_a_terminal() {
     let evil = "[[certificate]]\nname = \"evil\"\nauthority = \"tenants-ca\"\nuse = [\"client\"]\n\
         common_name = \"a\\u001b[2Jb\\n  CA yes\"\n";
     let folder = Folder::with(evil);
-    let (_, said, _) = folder.run(&["inspect", "pki/evil.crt"]);
-    assert!(said.contains("a\\u{1b}[2Jb\\u{a}  CA yes"), "{said}");
-    assert!(!said.contains('\u{1b}'), "{said}");
+    for arguments in [["inspect", "pki/evil.crt"], ["whoami", "pki/evil.crt"]] {
+        let (_, said, _) = folder.run(&arguments);
+        assert!(said.contains("a\\u{1b}[2Jb\\u{a}  CA yes"), "{said}");
+        assert!(!said.contains('\u{1b}'), "{said}");
+    }
 }

@@ -3,12 +3,14 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "a test fails by panicking; helpers of tests are no #[test] themselves"
 )]
 
 mod broken;
 mod inspect;
 mod list;
+mod whoami;
 
 use std::fs;
 use std::path::{Path, PathBuf};

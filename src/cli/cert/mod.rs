@@ -3,6 +3,7 @@
 mod inspect;
 mod list;
 mod make;
+mod whoami;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Say when the certificates expire that a config names: exit code 1 when one has
     List(list::Arguments),
+    /// Say who a client with this certificate is: exit code 0 for somebody, 1 for nobody
+    Whoami(whoami::Arguments),
 }
 
 /// For whom the answer is.
@@ -42,6 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Command::Make(arguments) => make::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::List(arguments) => list::run(arguments),
+        Command::Whoami(arguments) => whoami::run(arguments),
     }
 }
 
