@@ -21,6 +21,16 @@ impl Fault {
         Self { what: what.into(), hint: hint.into() }
     }
 
+    /// A file that cannot be written.
+    pub(super) fn unwritten(path: &Path, error: &Error) -> Self {
+        let hint = match error.kind() {
+            ErrorKind::PermissionDenied => "run it as the folder's owner",
+            ErrorKind::InvalidInput => "a link or a folder is not replaced: move it away",
+            _ => "",
+        };
+        Self::new(format!("cannot write `{}`: {error}", path.display()), hint)
+    }
+
     /// A file that cannot be read.
     pub(super) fn unread(path: &Path, error: &Error) -> Self {
         let hint = match error.kind() {

@@ -1,14 +1,18 @@
 //! Makes a small PKI from a recipe: authorities and certificates as PEM files, keys with mode 0600; tells what
 //! stands in such files. For trying ringfence, for tests, and for people who have no PKI of their own.
 
+mod authority;
 pub mod describe;
 mod fault;
 pub mod lifetime;
 mod recipe;
+mod renew;
+mod replace;
 mod sections;
 
 pub use fault::Fault;
 pub use recipe::{AuthorityRecipe, CertificateRecipe, Recipe};
+pub use renew::{Renewed, renew};
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write as _;

@@ -20,6 +20,8 @@ pub(super) struct Section {
     pub(super) line: usize,
     pub(super) kind: Kind,
     pub(super) der: Vec<u8>,
+    /// As it stands in the file, with what is behind it.
+    pub(super) text: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +90,7 @@ fn section(line: usize, text: &[u8]) -> Result<Section, String> {
         Err(pem::Error::NoItemsFound) => (Kind::Other(label(text)), Vec::new()),
         Err(error) => return Err(in_plain_words(&error)),
     };
-    Ok(Section { line, kind, der })
+    Ok(Section { line, kind, der, text: text.to_vec() })
 }
 
 fn label(text: &[u8]) -> String {

@@ -10,11 +10,17 @@
 mod broken;
 mod inspect;
 mod list;
+mod renew;
 mod whoami;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 
 /// A folder with a config, a policy and the PKI of certs/demo.toml.
 struct Folder(tempfile::TempDir);
@@ -97,5 +103,31 @@ impl Folder {
         let parsed = serde_json::from_str(&said);
         assert!(parsed.is_ok(), "{arguments:?}: {said}{complained}");
         parsed.unwrap()
+    }
+
+    fn serial(&self, file: &str) -> String {
+        self.json(&["inspect", file])[0]["serial"].as_str().unwrap().to_owned()
+    }
+
+    /// Whether rustls accepts a client that shows the chain in a file.
+    fn accepts(&self, ca: &str, lists: &[&str], file: &str) -> Result<(), rustls::Error> {
+        let chain = |file: &str| {
+            let text = fs::read(self.path(file)).unwrap();
+            CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().unwrap()
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add(chain(ca)[0].clone()).unwrap();
+        let lists = lists.iter().map(|list| {
+            CertificateRevocationListDer::from_pem_slice(&fs::read(self.path(list)).unwrap())
+                .unwrap()
+        });
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots.into(), ringfence::tls::provider())
+                .with_crls(lists)
+                .enforce_revocation_expiration()
+                .build()
+                .unwrap();
+        let chain = chain(file);
+        verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now()).map(drop)
     }
 }

@@ -1,8 +1,9 @@
-//! `ringfence cert`: certificates made and looked at.
+//! `ringfence cert`: certificates made, looked at and renewed.
 
 mod inspect;
 mod list;
 mod make;
+mod renew;
 mod whoami;
 
 use std::process::ExitCode;
@@ -29,6 +30,8 @@ enum Command {
     List(list::Arguments),
     /// Say who a client with this certificate is: exit code 0 for somebody, 1 for nobody
     Whoami(whoami::Arguments),
+    /// Make a new certificate and key in the place of a pair; what it says stays the same
+    Renew(renew::Arguments),
 }
 
 /// For whom the answer is.
@@ -46,6 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::List(arguments) => list::run(arguments),
         Command::Whoami(arguments) => whoami::run(arguments),
+        Command::Renew(arguments) => renew::run(arguments),
     }
 }
 
