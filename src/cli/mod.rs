@@ -40,7 +40,7 @@ enum Command {
     },
     /// Say whether a certificate may do something: exit code 0 for yes, 1 for no
     CanI(can_i::Arguments),
-    /// Make and renew certificates, and look at them
+    /// Look at certificates, see what expires, make, renew and revoke them
     Cert(cert::Arguments),
     /// Keep and check the evidence that an audit log is
     Audit(Box<audit::Arguments>),

@@ -8,6 +8,7 @@ pub mod lifetime;
 mod recipe;
 mod renew;
 mod replace;
+pub mod revocation;
 mod sections;
 
 pub use fault::Fault;

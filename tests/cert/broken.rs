@@ -57,6 +57,7 @@ fn every_command_refuses_a_broken_file_without_waiting() {
     for (file, expected) in broken(&folder) {
         folder.check(&["whoami", file], 2, "error: ");
         folder.check(&["renew", ".", file], 1, "error: ");
+        folder.check(&["revoke", ".", file], 1, "error: ");
         let config = folder.text("ringfence.toml").replace("pki/ringfence-client.crt", file);
         fs::write(folder.path("other.toml"), config).unwrap();
         let (code, said, complained) = folder.run(&["list", "--config", "other.toml"]);

@@ -1,5 +1,7 @@
 //! What stands in a file is told, whatever it is.
 
+use std::fs;
+
 use crate::Folder;
 
 #[test]
@@ -37,6 +39,41 @@ fn a_certificate_is_told_with_all_that_a_policy_can_ask_for() {
         &pattern,
     );
     folder.check(&["whoami", "pki/etcd-server.crt"], 0, "pki/etcd-server.crt: apiserver\n");
+}
+
+#[test]
+fn authorities_lists_and_keys_in_one_file_are_told_as_what_they_are() {
+    let folder = Folder::new();
+    folder.check(&["revoke", "pki", "acme", "--reason", "key-compromise"], 0, "");
+    let files = ["pki/tenants-ca.crt", "pki/acme.crt", "pki/tenants-ca.crl", "pki/acme.key"];
+    let mut all: String = files.iter().map(|file| folder.text(file)).collect();
+    all.push_str(
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    );
+    fs::write(folder.path("all.pem"), all).unwrap();
+    let said = folder.check(&["inspect", "all.pem"], 0, "all.pem:1: certificate\n");
+    for part in [
+        "  CA             yes\n",
+        ": revocation list\n",
+        "since 2",
+        "KeyCompromise\n",
+        ": private key, PKCS#8: whoever reads it is its owner\n  key            ECDSA P-256, 256 bits\n",
+        ": ENCRYPTED PRIVATE KEY: ringfence asks for no passphrase\n",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let kinds: Vec<String> = folder
+        .json(&["inspect", "all.pem"])
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["kind"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(kinds, ["certificate", "certificate", "revocation_list", "private_key", "other"]);
+    // Nothing of a private key is shown.
+    let key = folder.text("pki/acme.key");
+    let secret = key.lines().nth(1).unwrap();
+    assert!(!said.contains(secret));
 }
 
 #[test]

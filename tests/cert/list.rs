@@ -1,5 +1,7 @@
 //! What expires when, of all that the config names.
 
+use std::fs;
+
 use crate::Folder;
 
 /// A certificate that has two of five days left.
@@ -79,6 +81,17 @@ fn only_what_ends_within_some_days_is_shown_and_fails() {
     assert_eq!(said.lines().count(), 2, "{said}");
     assert_eq!(folder.json(&["list", "--within-days", "100"]).as_array().unwrap().len(), 2);
     assert_eq!(folder.json(&["list", "--within-days", "1"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_revocation_list_beside_the_roots_has_its_date_too() {
+    let folder = Folder::new();
+    folder.check(&["crl", "pki", "--authority", "tenants-ca"], 0, "");
+    let both =
+        format!("{}{}", folder.text("pki/tenants-ca.crt"), folder.text("pki/tenants-ca.crl"));
+    fs::write(folder.path("pki/tenants-ca.crt"), both).unwrap();
+    let said = folder.check(&["list", "--within-days", "8"], 1, "EXPIRES ");
+    assert!(said.contains("revocation list of CN=demo tenants CA"), "{said}");
 }
 
 #[test]

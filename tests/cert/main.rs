@@ -8,19 +8,21 @@
 )]
 
 mod broken;
+mod foreign;
 mod inspect;
 mod list;
 mod renew;
+mod revoke;
 mod whoami;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::{CertificateError, RootCertStore};
 
 /// A folder with a config, a policy and the PKI of certs/demo.toml.
 struct Folder(tempfile::TempDir);
@@ -130,4 +132,8 @@ impl Folder {
         let chain = chain(file);
         verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now()).map(drop)
     }
+}
+
+fn is_revoked(verdict: &Result<(), rustls::Error>) -> bool {
+    matches!(verdict, Err(rustls::Error::InvalidCertificate(CertificateError::Revoked)))
 }

@@ -1,9 +1,10 @@
-//! `ringfence cert`: certificates made, looked at and renewed.
+//! `ringfence cert`: certificates made, looked at, renewed and revoked.
 
 mod inspect;
 mod list;
 mod make;
 mod renew;
+mod revoke;
 mod whoami;
 
 use std::process::ExitCode;
@@ -32,6 +33,10 @@ enum Command {
     Whoami(whoami::Arguments),
     /// Make a new certificate and key in the place of a pair; what it says stays the same
     Renew(renew::Arguments),
+    /// Put a certificate on the revocation list of its authority
+    Revoke(revoke::Arguments),
+    /// Sign revocation lists anew, with a fresh date of the next update
+    Crl(revoke::ListArguments),
 }
 
 /// For whom the answer is.
@@ -50,6 +55,8 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Command::List(arguments) => list::run(arguments),
         Command::Whoami(arguments) => whoami::run(arguments),
         Command::Renew(arguments) => renew::run(arguments),
+        Command::Revoke(arguments) => revoke::run(arguments),
+        Command::Crl(arguments) => revoke::run_list(arguments),
     }
 }
 
