@@ -96,6 +96,7 @@ fn authority(
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, recipe.common_name.clone());
+    params.serial_number = authority::serial_number();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_validity(&mut params, now, -1, AUTHORITY_DAYS);
@@ -127,6 +128,8 @@ fn leaf(
         params.subject_alt_names.push(SanType::URI(Ia5String::try_from(uri.as_str())?));
     }
     params.subject_alt_names.extend(recipe.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+    params.serial_number = authority::serial_number();
+    params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     if recipe.server {
         params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);

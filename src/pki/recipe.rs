@@ -32,9 +32,9 @@ pub struct CertificateRecipe {
     pub authority: String,
     /// CN.
     pub common_name: Option<String>,
-    /// O.
+    /// O, at most one.
     pub organizations: Vec<String>,
-    /// OU.
+    /// OU, at most one.
     pub organizational_units: Vec<String>,
     /// DNS names.
     pub dns: Vec<String>,
@@ -137,6 +137,12 @@ fn read_certificate(
             table.problems().error(&text.location, what, "`server` or `client`");
         }
     }
+    for key in ["organization", "organizational_unit"] {
+        if let [_, second, ..] = table.texts(key).as_slice() {
+            let what = format!("`{key}` has several values, of which only one could be written");
+            table.problems().error(&second.location, what, "one value, or a SAN for each");
+        }
+    }
     let used_as = |name: &str| uses.iter().any(|text| text.value == name);
     let days =
         |key, default| i64::try_from(table.number(key, 0..=36_500, default)).unwrap_or_default();
@@ -194,5 +200,9 @@ mod tests {
         check(&[AUTHORITY, AUTHORITY].concat(), &["the name `ca` is there twice"]);
         check(&[AUTHORITY, &one, &one].concat(), &["the name `one` is there twice"]);
         check(&[AUTHORITY, &certificate("ca")].concat(), &["the name `ca` is there twice"]);
+        // rcgen writes the last of them, and says nothing.
+        let several = "`organization` has several values, of which only one could be written";
+        check(&[AUTHORITY, &one, "organization = [\"a\", \"b\"]\n"].concat(), &[several]);
+        check(&[AUTHORITY, &one, "organization = [\"a\"]\n"].concat(), &[]);
     }
 }
