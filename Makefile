@@ -62,7 +62,7 @@ audit-faults: tools
 	RINGFENCE_KILLS=50 cargo test --locked --package ringfence --test audit_faults -- --nocapture --test-threads 1
 	cargo test --locked --package ringfence --test evidence tampering -- --nocapture
 
-# ringfence beside HAProxy, nginx, Envoy, etcd's grpc-proxy and etcd's own port: about 50 minutes, then bench/RESULTS.md.
+# ringfence beside HAProxy, nginx, Envoy, etcd's grpc-proxy and etcd's own port: about 45 minutes, then bench/RESULTS.md.
 # Some of it: make bench SECTIONS=proxy,etcd
 bench:
 	bench/run $(if $(SECTIONS),--sections $(SECTIONS))

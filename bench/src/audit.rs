@@ -40,6 +40,7 @@ struct Ledger {
     calls: HashMap<u64, Vec<u8>>,
     /// A call number beyond this is wrong, and must not take memory.
     calls_max: u64,
+    records: u64,
     audit: Audit,
 }
 
@@ -50,15 +51,25 @@ pub fn check(directory: &Path, calls: u64) -> Outcome<Audit> {
     let mut ledger = Ledger {
         calls: HashMap::new(),
         calls_max: calls,
+        records: 0,
         audit: Audit { calls, decisions: 0, outcomes: 0, other_records: 0, bytes: 0 },
     };
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_none_or(|ending| ending != "jsonl") {
-            continue;
+    let entries = fs::read_dir(directory).map_err(failed)?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>();
+    let mut paths = paths.map_err(failed)?;
+    // Their names end with their numbers.
+    paths.sort();
+    for path in paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let open = || File::open(&path).map_err(failed);
+        match name.strip_suffix(".zst").unwrap_or(&name).ends_with(".jsonl") {
+            false => continue,
+            true if name.ends_with(".zst") => {
+                let lines = zstd::Decoder::new(open()?).map_err(failed)?;
+                ledger.read(BufReader::with_capacity(1 << 18, lines))?;
+            }
+            true => ledger.read(BufReader::with_capacity(1 << 18, open()?))?,
         }
-        let file = File::open(path).map_err(failed)?;
-        ledger.read(BufReader::with_capacity(1 << 18, file))?;
     }
     ledger.conclude()
 }
@@ -66,20 +77,22 @@ pub fn check(directory: &Path, calls: u64) -> Outcome<Audit> {
 impl Ledger {
     fn read(&mut self, mut lines: impl BufRead) -> Outcome<()> {
         let mut line = Vec::new();
-        for sequence in 1.. {
+        loop {
             line.clear();
             let bytes = lines.read_until(b'\n', &mut line);
             if bytes.map_err(|error| format!("audit file: {error}"))? == 0 {
                 return Ok(());
             }
             self.audit.bytes += line.len() as u64;
+            // The numbers go on from file to file.
+            self.records += 1;
+            let sequence = self.records;
             let noted = self.note(sequence, &line);
             noted.map_err(|what| {
                 let line = String::from_utf8_lossy(&line);
                 format!("audit record {sequence} is wrong: {what}: {}", line.trim_end())
             })?;
         }
-        Ok(())
     }
 
     fn note(&mut self, sequence: u64, line: &[u8]) -> Outcome<()> {
@@ -152,6 +165,7 @@ mod tests {
         let mut ledger = Ledger {
             calls: HashMap::new(),
             calls_max: calls,
+            records: 0,
             audit: Audit { calls, decisions: 0, outcomes: 0, other_records: 0, bytes: 0 },
         };
         ledger.read(text.as_bytes())?;

@@ -211,13 +211,24 @@ mod tests {
 
     #[test]
     fn children_are_counted_with_their_parent() {
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let found = children(std::process::id());
-        let together = usage(std::process::id());
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(found.contains(&child.id()));
-        assert!(together.unwrap().resident_bytes > 0);
+        let mut parent = Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().unwrap();
+        let limit = Instant::now() + Duration::from_secs(20);
+        // It has become `sleep` when its name says so.
+        let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let child = loop {
+            match children(parent.id()).as_slice() {
+                [child] if name(*child) == "sleep\n" => break *child,
+                _ => assert!(Instant::now() < limit, "no child"),
+            }
+            thread::sleep(POLL);
+        };
+        let apart = usage_of_one(parent.id()).unwrap().resident_bytes
+            + usage_of_one(child).unwrap().resident_bytes;
+        let together = usage(parent.id()).unwrap().resident_bytes;
+        let child = i32::try_from(child).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(child, Signal::KILL).unwrap();
+        parent.wait().unwrap();
+        assert_eq!(together, apart);
     }
 
     #[test]

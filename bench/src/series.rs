@@ -118,6 +118,12 @@ impl Bench {
         rounds: u32,
         behind: Behind,
     ) -> Outcome<Vec<Turn>> {
+        if let Some(odd) = contestants.iter().find(|contestant| contestant.needs_etcd())
+            && behind == Behind::StandIn
+        {
+            let name = odd.name();
+            return Err(format!("{name} needs a real etcd: make bench SECTIONS=etcd has one"));
+        }
         let mut turns = Vec::new();
         self.in_turns(contestants, rounds, behind, |turn| {
             for shape in shapes {

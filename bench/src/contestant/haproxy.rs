@@ -16,6 +16,7 @@ pub fn start(setting: &Setting) -> Outcome<Started> {
         "global
     nbthread {threads}
     maxconn {CONNECTIONS_MAX}
+    ssl-default-bind-options no-tls-tickets
     tune.h2.max-concurrent-streams {STREAMS_MAX}
 
 defaults

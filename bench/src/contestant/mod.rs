@@ -39,9 +39,11 @@ pub enum Contestant {
     RingfenceBlocking,
     /// Audit `blocking`, with a signed checkpoint every second or ten thousand records
     RingfenceSealed,
+    /// Audit `buffered`, files rotated and compressed as by default; the others have one file to the end
+    RingfenceRotating,
     /// 10,000 identities and 100,000 rules instead of one and 1,000
     RingfenceLargePolicy,
-    /// etcd's own port with mutual TLS, gRPC and HTTP on one listener: what there is without a proxy
+    /// etcd's own port with mutual TLS, gRPC and HTTP on one listener: how etcd is run by default
     EtcdOwnPort,
     /// etcd's port with mutual TLS when HTTP has a listener of its own
     EtcdSplit,
@@ -121,6 +123,7 @@ impl Contestant {
             Self::RingfenceUnrecorded => "ringfence-unrecorded",
             Self::RingfenceBlocking => "ringfence-blocking",
             Self::RingfenceSealed => "ringfence-sealed",
+            Self::RingfenceRotating => "ringfence-rotating",
             Self::RingfenceLargePolicy => "ringfence-large-policy",
             Self::EtcdOwnPort => "etcd-own-port",
             Self::EtcdSplit => "etcd-split",
@@ -143,6 +146,7 @@ impl Contestant {
             | Self::RingfenceUnrecorded
             | Self::RingfenceBlocking
             | Self::RingfenceSealed
+            | Self::RingfenceRotating
             | Self::RingfenceLargePolicy
             | Self::RingfencePlainUpstream => (programs.ringfence()?, "version"),
         };
@@ -151,6 +155,14 @@ impl Contestant {
         // Envoy begins with its own path, which says nothing.
         let own_path = program.display().to_string();
         Ok(line.strip_prefix(&own_path).unwrap_or(line).trim().to_owned())
+    }
+
+    /// Whether it is, or is meant to stand before, a real etcd.
+    pub fn needs_etcd(self) -> bool {
+        matches!(
+            self,
+            Self::EtcdOwnPort | Self::EtcdSplit | Self::GrpcProxy | Self::RingfencePlainUpstream
+        )
     }
 
     /// Which of etcd's listeners it stands before, in a series with a real etcd.
@@ -182,6 +194,10 @@ impl Contestant {
                 &ringfence::Plan { mode: "blocking", ..ringfence::Plan::BUFFERED },
             ),
             Self::RingfenceSealed => ringfence::start_sealed(setting),
+            Self::RingfenceRotating => ringfence::start(
+                setting,
+                &ringfence::Plan { rotate: "", ..ringfence::Plan::BUFFERED },
+            ),
             Self::RingfenceLargePolicy => ringfence::start(
                 setting,
                 &ringfence::Plan { size: LARGE, ..ringfence::Plan::BUFFERED },
@@ -201,7 +217,7 @@ pub fn configure_large_policy(setting: &Setting) -> Outcome<PathBuf> {
 }
 
 fn output(program: &Path, argument: &str) -> Outcome<String> {
-    let hint = "build or fetch it first; `make bench` does both";
+    let hint = "build it with cargo, or fetch it with bench/get-peer";
     let output = Command::new(program).arg(argument).output();
     let output = output.map_err(|error| format!("{}: {error}; {hint}", program.display()))?;
     if !output.status.success() {

@@ -34,11 +34,18 @@ pub struct Plan {
     pub more: String,
     pub size: Size,
     pub plain: bool,
+    /// Lines of `[audit.rotate]`.
+    pub rotate: &'static str,
 }
 
 impl Plan {
-    pub const BUFFERED: Self =
-        Self { mode: "buffered", more: String::new(), size: SMALL, plain: false };
+    pub const BUFFERED: Self = Self {
+        mode: "buffered",
+        more: String::new(),
+        size: SMALL,
+        plain: false,
+        rotate: "bytes = 0",
+    };
 }
 
 pub fn start_unrecorded(setting: &Setting) -> Outcome<Started> {
@@ -116,7 +123,7 @@ roots = {ca:?}
 mode = {mode:?}
 directory = {audit:?}
 [audit.rotate]
-bytes = 0
+{rotate}
 {more}
 [admin]
 listen = {admin:?}
@@ -135,6 +142,7 @@ request_bytes_per_principal = 134217728
         ca = setting.pki.join("ca.crt"),
         mode = plan.mode,
         more = plan.more,
+        rotate = plan.rotate,
     );
     let config = setting.directory.join("ringfence.toml");
     pki::write(&config, &text, 0o600)?;

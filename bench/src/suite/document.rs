@@ -21,14 +21,12 @@ pub fn whole(results: &Results) -> String {
     let (cores, processor, kernel) =
         (of_machine("cores"), of_machine("processor"), of_machine("kernel"));
     writeln!(text, "\nMachine: {cores} cores, {processor}, {kernel}.").unwrap();
-    for (contestant, version) in &results.versions {
-        writeln!(text, "- {contestant}: {version}").unwrap();
-    }
     text.push_str("\n## What was aimed at, and missed\n\n");
     let sections = || Name::ALL.iter().filter_map(|name| results.sections.get(name.text()));
     let missed: Vec<&Claim> =
         sections().flat_map(|section| &section.claims).filter(|claim| !claim.met()).collect();
-    let all = sections().map(|section| section.claims.len()).sum::<usize>();
+    let aimed = |claim: &&Claim| claim.aim != Aim::Shown;
+    let all = sections().flat_map(|section| &section.claims).filter(aimed).count();
     writeln!(text, "{} of {all} aims are met; not met:\n", all - missed.len()).unwrap();
     for claim in missed {
         writeln!(text, "- {}", sentence(claim)).unwrap();
@@ -44,31 +42,34 @@ pub fn section(section: &Section) -> String {
         "\n## {}\n\n{}\nMeasured {}.\n\n",
         section.title, section.about, section.measured_at
     );
+    let versions =
+        section.versions.iter().map(|(contestant, version)| format!("{contestant}: {version}"));
+    writeln!(text, "With {}.\n", versions.collect::<Vec<_>>().join("; ")).unwrap();
     text.push_str(&table(&section.table));
     if !section.claims.is_empty() {
         text.push('\n');
     }
     for claim in &section.claims {
-        let met = if claim.met() { "met" } else { "**not met**" };
-        writeln!(text, "- {} {met}", sentence(claim)).unwrap();
+        let met = match (claim.aim, claim.met()) {
+            (Aim::Shown, _) => "",
+            (_, true) => " met",
+            (_, false) => " **not met**",
+        };
+        writeln!(text, "- {}{met}", sentence(claim)).unwrap();
     }
     text
 }
 
 fn sentence(claim: &Claim) -> String {
+    let bound = short(claim.bound);
     let aim = match claim.aim {
-        Aim::AtMost => "at most",
-        Aim::AtLeast => "at least",
+        Aim::AtMost => format!("; aim: at most {bound}"),
+        Aim::AtLeast => format!("; aim: at least {bound}"),
+        Aim::Shown => String::new(),
     };
     let found = claim.found;
-    format!(
-        "{}: {} (from {} to {}); aim: {aim} {}.",
-        claim.what,
-        short(found.median),
-        short(found.min),
-        short(found.max),
-        short(claim.bound)
-    )
+    let (median, min, max) = (short(found.median), short(found.min), short(found.max));
+    format!("{}: {median} (from {min} to {max}){aim}.", claim.what)
 }
 
 fn short(value: f64) -> String {
@@ -95,17 +96,21 @@ mod tests {
     fn a_section_says_what_was_missed() {
         let mut table = Table::new(&["", "requests/s"]);
         table.rows.push(vec!["ringfence".to_owned(), "10".to_owned()]);
-        let claim = Claim::at_most("cost, a / b", 0.7, &Points::new([(1, 0.8)])).unwrap();
+        let points = Points::new([(1, 0.8)]);
+        let claim = Claim::at_most("cost, a / b", 0.7, &points).unwrap();
+        let shown = Claim::shown("cost, a / c", &points).unwrap();
         let text = section(&Section {
             title: "T".to_owned(),
             about: "About.".to_owned(),
             measured_at: "then".to_owned(),
             table,
-            claims: vec![claim],
+            claims: vec![claim, shown],
+            versions: [("a".to_owned(), "a 1.0".to_owned())].into(),
             turns: serde_json::Value::Null,
         });
-        let expected = "\n## T\n\nAbout.\nMeasured then.\n\n|  | requests/s |\n|---|---:|\n| ringfence | 10 |\n\n\
-                        - cost, a / b: 0.80 (from 0.80 to 0.80); aim: at most 0.70. **not met**\n";
+        let expected = "\n## T\n\nAbout.\nMeasured then.\n\nWith a: a 1.0.\n\n|  | requests/s |\n|---|---:|\n| ringfence | 10 |\n\n\
+                        - cost, a / b: 0.80 (from 0.80 to 0.80); aim: at most 0.70. **not met**\n\
+                        - cost, a / c: 0.80 (from 0.80 to 0.80).\n";
         assert_eq!(text, expected);
     }
 }

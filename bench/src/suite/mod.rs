@@ -116,8 +116,6 @@ impl Plan {
 #[derive(Serialize, Deserialize)]
 struct Results {
     machine: Value,
-    /// The first line that each program says of its version, by contestant.
-    versions: BTreeMap<String, String>,
     sections: BTreeMap<String, Section>,
 }
 
@@ -126,6 +124,7 @@ pub fn run(arguments: &Arguments) -> Outcome<()> {
     let path = arguments.output.join("results.json");
     let machine = machine::describe(bench.threads);
     let mut results = earlier(&path, &machine)?;
+    let mut versions = BTreeMap::new();
     for contestant in [
         Contestant::Haproxy,
         Contestant::Nginx,
@@ -134,11 +133,15 @@ pub fn run(arguments: &Arguments) -> Outcome<()> {
         Contestant::Ringfence,
     ] {
         let version = contestant.version(&bench.programs)?;
-        results.versions.insert(contestant.name().to_owned(), version);
+        versions.insert(contestant.name().to_owned(), version);
     }
     let plan = Plan { smoke: arguments.smoke };
     for name in &arguments.sections {
-        let section = name.run(&bench, &plan)?;
+        let mut section = name.run(&bench, &plan)?;
+        section.versions.clone_from(&versions);
+        if arguments.smoke {
+            section.about.insert_str(0, "**A smoke run: these figures are of no use.** ");
+        }
         print!("{}", document::section(&section));
         results.sections.insert(name.text().to_owned(), section);
         // At once: a later section that fails takes no earlier one with it.
@@ -149,8 +152,7 @@ pub fn run(arguments: &Arguments) -> Outcome<()> {
 
 /// What is there already, as long as it was measured on such a machine as this.
 fn earlier(path: &Path, machine: &Value) -> Outcome<Results> {
-    let fresh =
-        Results { machine: machine.clone(), versions: BTreeMap::new(), sections: BTreeMap::new() };
+    let fresh = Results { machine: machine.clone(), sections: BTreeMap::new() };
     let Ok(text) = fs::read(path) else {
         return Ok(fresh);
     };
@@ -181,6 +183,7 @@ fn section(title: &str, about: &str, turns: &impl Serialize) -> Outcome<Section>
         measured_at: now.map_err(|error| error.to_string())?,
         table: Table::default(),
         claims: Vec::new(),
+        versions: BTreeMap::new(),
         turns: serde_json::to_value(turns).map_err(|error| error.to_string())?,
     })
 }

@@ -19,7 +19,7 @@ use crate::load::Mix;
 use crate::series::{Behind, Bench, Shape};
 
 /// Identities that decisions are timed for, spread over all.
-const ASKERS: usize = 500;
+const ASKERS: usize = 5000;
 const DECISIONS: usize = 2_000_000;
 
 pub fn policy(bench: &Bench, plan: &Plan) -> Outcome<Section> {
@@ -99,7 +99,8 @@ fn time(text: &str) -> Outcome<Timed> {
     // Tenants spread over all; the last has the wide identity behind it.
     let step = LARGE.identities / ASKERS;
     let tenants: Vec<usize> = (1..=ASKERS).map(|asker| asker * step - 1).collect();
-    let facts = tenants.iter().chain(&[0]).map(|identity| facts(*identity));
+    let key = KeyPair::generate().map_err(|error| error.to_string())?;
+    let facts = tenants.iter().chain(&[0]).map(|identity| facts(*identity, &key));
     let facts = facts.collect::<Outcome<Vec<_>>>()?;
     let start = Instant::now();
     let found = facts.iter().map(|facts| policy.identify("bench", facts));
@@ -142,11 +143,10 @@ fn key_of_role(role: usize, number: usize) -> Touch {
 }
 
 /// What is known of a certificate with the common name of that identity.
-fn facts(identity: usize) -> Outcome<CertificateFacts> {
-    let key = KeyPair::generate().map_err(|error| error.to_string())?;
+fn facts(identity: usize, key: &KeyPair) -> Outcome<CertificateFacts> {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name.push(DnType::CommonName, identity_name(identity));
-    let certificate = parameters.self_signed(&key).map_err(|error| error.to_string())?;
+    let certificate = parameters.self_signed(key).map_err(|error| error.to_string())?;
     CertificateFacts::read(certificate.der()).map_err(|error| error.to_string())
 }
 

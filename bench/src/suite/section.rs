@@ -1,5 +1,7 @@
 //! What a section of the bench came to: a table, what was aimed at and what was found. Pure; rendered by `document`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,6 +17,8 @@ pub struct Section {
     pub measured_at: String,
     pub table: Table,
     pub claims: Vec<Claim>,
+    /// The first line that each program said of its version, by contestant.
+    pub versions: BTreeMap<String, String>,
     /// Every turn with every figure.
     pub turns: Value,
 }
@@ -31,7 +35,7 @@ impl Table {
     }
 }
 
-/// One thing that was aimed at.
+/// One ratio or figure, and what was aimed at.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claim {
     pub what: String,
@@ -45,6 +49,8 @@ pub struct Claim {
 pub enum Aim {
     AtMost,
     AtLeast,
+    /// Nothing was; it is shown because the others would flatter without it.
+    Shown,
 }
 
 impl Claim {
@@ -57,11 +63,16 @@ impl Claim {
         Some(Self { what: what.into(), aim: Aim::AtLeast, bound, found: found.spread()? })
     }
 
+    pub fn shown(what: impl Into<String>, found: &Points) -> Option<Self> {
+        Some(Self { what: what.into(), aim: Aim::Shown, bound: 0.0, found: found.spread()? })
+    }
+
     /// By the median over the rounds.
     pub fn met(&self) -> bool {
         match self.aim {
             Aim::AtMost => self.found.median <= self.bound,
             Aim::AtLeast => self.found.median >= self.bound,
+            Aim::Shown => true,
         }
     }
 }
