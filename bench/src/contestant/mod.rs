@@ -76,7 +76,8 @@ pub struct Programs {
 impl Programs {
     pub fn ringfence(&self) -> Outcome<PathBuf> {
         if let Some(given) = &self.ringfence {
-            return Ok(given.clone());
+            let path = given.canonicalize();
+            return path.map_err(|error| format!("{}: {error}", given.display()));
         }
         let own =
             std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;

@@ -11,6 +11,7 @@ use crate::process::{Running, free_address, tied};
 use crate::{Outcome, pki};
 
 const RULES_PER_ROLE: usize = 10;
+const CONFIG: &str = "ringfence.toml";
 
 /// How large a policy is. Identity 0 is the one that the load comes as and has [`ROLES_OF_LOAD`] roles; each other has
 /// one role of its own.
@@ -71,7 +72,8 @@ pub fn start_sealed(setting: &Setting) -> Outcome<Started> {
 pub fn start(setting: &Setting, plan: &Plan) -> Outcome<Started> {
     let configured = configure(setting, plan)?;
     let mut command = tied(&setting.programs.ringfence()?);
-    command.args(["serve", "--config"]).arg(&configured.config);
+    // Rules are recorded with the name of their file as it was given, so it is one of usual length.
+    command.current_dir(&setting.directory).args(["serve", "--config", CONFIG]);
     let process =
         Running::start("ringfence", &mut command, &setting.directory.join("ringfence.log"))?;
     Ok(Started {
@@ -128,7 +130,7 @@ directory = {audit:?}
 [admin]
 listen = {admin:?}
 [policy]
-files = [{policy:?}]
+files = [\"policy.toml\"]
 [limits]
 # All of the load is one principal from one address, and its streams are what is counted.
 connections_per_source = {CONNECTIONS_MAX}
@@ -144,7 +146,7 @@ request_bytes_per_principal = 134217728
         more = plan.more,
         rotate = plan.rotate,
     );
-    let config = setting.directory.join("ringfence.toml");
+    let config = setting.directory.join(CONFIG);
     pki::write(&config, &text, 0o600)?;
     Ok(Configured { config, address, audit, admin })
 }
