@@ -82,7 +82,7 @@ fn count([allow, deny, refuse]: &[Counter; Verdict::ALL.len()], verdict: Verdict
 }
 
 /// What every call of one core counts, where no other core writes: counters that all cores change are dear to touch.
-/// A scrape adds them up.
+/// A scrape moves what was allowed to the counters by RPC and verdict, and adds the latencies up anew.
 #[derive(Debug)]
 pub struct CoreCounts {
     /// Allowed calls by RPC, since the last scrape.
@@ -132,13 +132,16 @@ impl Cores {
     }
 }
 
-/// As a histogram they are the latencies.
-impl EncodeMetric for Cores {
+/// The histogram of latencies, added up when it is scraped.
+#[derive(Debug)]
+struct ForwardDuration(Cores);
+
+impl EncodeMetric for ForwardDuration {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         let bounds = LATENCY_BUCKETS.into_iter().chain([f64::INFINITY]);
         let mut buckets: Vec<(f64, u64)> = bounds.map(|bound| (bound, 0)).collect();
         let mut sum = Duration::ZERO;
-        for core in self.all() {
+        for core in self.0.all() {
             for ((_, count), counter) in buckets.iter_mut().zip(&core.latencies) {
                 *count += counter.load(Ordering::Relaxed);
             }
@@ -273,7 +276,7 @@ impl Metrics {
             "forward_duration",
             "From the head of the request to the end of the reply, for forwarded calls",
             Unit::Seconds,
-            self.cores.clone(),
+            ForwardDuration(self.cores.clone()),
         );
     }
 
@@ -387,6 +390,37 @@ impl Metrics {
         match encode(&mut text, &self.registry) {
             Ok(()) => text,
             Err(_) => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_cores_counted_is_added_up_and_counted_once() {
+        let metrics = Metrics::default();
+        let cores = [metrics.new_core(), metrics.new_core()];
+        for core in &cores {
+            core.count_allowed(Rpc::Range);
+            // The bounds of buckets belong to them.
+            core.observe_forward(Duration::from_secs_f64(LATENCY_BUCKETS[0]));
+        }
+        cores[1].observe_forward(Duration::from_secs(3600));
+        for _ in 0..2 {
+            let text = metrics.render();
+            let has =
+                |line: &str| assert!(text.lines().any(|other| other == line), "{line}: {text}");
+            has("ringfence_forward_duration_seconds_count 3");
+            has(&format!(
+                "ringfence_forward_duration_seconds_bucket{{le=\"{:?}\"}} 2",
+                LATENCY_BUCKETS[0]
+            ));
+            has("ringfence_forward_duration_seconds_bucket{le=\"+Inf\"} 3");
+            let allowed =
+                text.lines().find(|line| line.contains("/Range\"") && line.contains("\"allow\""));
+            assert!(allowed.is_some_and(|line| line.ends_with(" 2")), "{allowed:?}");
         }
     }
 }

@@ -109,7 +109,7 @@ impl Queue {
     }
 }
 
-/// A batch as it was taken.
+/// What the writer is to do with a batch.
 #[derive(Clone, Copy)]
 struct Turn {
     sync: bool,
@@ -284,7 +284,7 @@ impl Shared {
         let (mut batch, mut places) = (Batch::default(), Vec::new());
         let (mut synced, mut looked) = (Instant::now(), Instant::now());
         loop {
-            let taken = self.take(&mut batch, log.last_sync());
+            let turn = self.take(&mut batch, log.last_sync());
             log.release();
             let any = !batch.records.is_empty();
             let mut bodies = batch.bodies.as_slice();
@@ -293,7 +293,7 @@ impl Shared {
                 bodies = rest;
                 log.write(body, queued.record.as_deref());
                 if log.unwritten_bytes() >= WRITE_BYTES_MAX {
-                    log.keep(taken.sync, taken.closing, &mut places)?;
+                    log.keep(turn.sync, turn.closing, &mut places)?;
                 }
             }
             batch.bodies.clear();
@@ -301,18 +301,18 @@ impl Shared {
             places.append(&mut batch.places);
             let sealed = log.seal_when_due();
             let due = synced.elapsed() >= SYNC_EVERY;
-            let sync = taken.sync || (due && log.unsynced_bytes() > 0) || taken.closing || sealed;
+            let sync = turn.sync || (due && log.unsynced_bytes() > 0) || turn.closing || sealed;
             if any || sync {
-                log.keep(sync, taken.closing, &mut places)?;
+                log.keep(sync, turn.closing, &mut places)?;
             }
             if sync {
                 synced = Instant::now();
             }
-            if looked.elapsed() >= LOOK_EVERY && !taken.closing {
+            if looked.elapsed() >= LOOK_EVERY && !turn.closing {
                 log.look_after_files(&mut places)?;
                 looked = Instant::now();
             }
-            if taken.closing {
+            if turn.closing {
                 return Ok(());
             }
             if any && self.mode == Mode::Buffered {
@@ -334,12 +334,12 @@ impl Shared {
             queue = gathered.unwrap_or_else(PoisonError::into_inner).0;
         }
         std::mem::swap(&mut queue.records, batch);
-        let taken = Turn { sync: queue.waited_for > 0, closing: queue.closing };
-        if taken.sync {
+        let turn = Turn { sync: queue.waited_for > 0, closing: queue.closing };
+        if turn.sync {
             queue.enough = queue.waited_for;
         }
         (queue.hurry, queue.waited_for) = (false, 0);
-        taken
+        turn
     }
 
     /// Keeps the state that `/readyz` shows, and says each change once.

@@ -29,7 +29,8 @@ impl Candidates {
         candidates
     }
 
-    /// In no order that matters: more than one that matches is refused.
+    /// In no order that matters: more than one that matches is refused. A certificate with one common name twice has
+    /// its candidates twice, and matches none of them: a pattern wants exactly one.
     pub(super) fn positions(&self, facts: &CertificateFacts) -> impl Iterator<Item = usize> {
         let named = facts.common_names.iter().filter_map(|name| self.by_common_name.get(name));
         named.flatten().chain(&self.others).copied()
