@@ -102,6 +102,17 @@ impl Authority {
         self.folder.join(format!("{}.{ending}", self.name))
     }
 
+    pub(super) fn has_key(&self) -> bool {
+        self.path("key").exists()
+    }
+
+    /// Whether both are one authority: whoever trusts one takes the other's lists.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let (Ok(own), Ok(others)) = (self.certificate(), other.certificate()) else { return false };
+        own.subject().as_raw() == others.subject().as_raw()
+            && own.public_key().raw == others.public_key().raw
+    }
+
     pub(super) fn certificate(&self) -> Result<X509Certificate<'_>, Fault> {
         parse(&self.path("crt"), &self.der)
     }

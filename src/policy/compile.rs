@@ -190,8 +190,10 @@ impl Policy {
         ca: &str,
         facts: &CertificateFacts,
     ) -> Result<Identification, NoPrincipal> {
-        let candidates = self.candidates.positions(facts);
-        let candidates = candidates.filter_map(|position| self.identities.get(position));
+        let mut candidates: Vec<usize> = self.candidates.positions(facts).collect();
+        // In the order of the policy, for whoever reads the names of several.
+        candidates.sort_unstable();
+        let candidates = candidates.iter().filter_map(|position| self.identities.get(*position));
         let matching: Vec<&Identity> =
             candidates.filter(|identity| identity.pattern.matches(ca, facts)).collect();
         match matching.as_slice() {

@@ -118,15 +118,81 @@ fn what_to_revoke_must_be_clear() {
     check(&["--serial", "xyz"], 1, "error: `xyz` is no serial number\n  hint: ");
     let unclear = "error: which authority has given the serial number `0102` is not clear\n  hint: \
         --authority NAME, one of: `foreign-ca`, `kubernetes-ca`, `tenants-ca`";
-    check(&["--serial", "0102"], 1, unclear);
+    check(&["--serial", "0102", "--unknown"], 1, unclear);
     check(&["--serial", "01", "--authority", "acme"], 1, "error: `pki` has no authority `acme`\n");
-    let said = folder.check(
-        &["revoke", "pki", "--serial", "0102", "--authority", "tenants-ca"],
-        0,
-        "serial 0102 is revoked\n",
-    );
-    assert!(said.contains("note: no certificate in the folder has this serial number"), "{said}");
-    check(&[], 2, "error: ");
+    let typo = ["--serial", "0102", "--authority", "tenants-ca"];
+    check(&typo, 1, "error: no certificate in `pki` has the serial number `0102`\n  hint: a rev");
+    check(&[typo.as_slice(), &["--unknown"]].concat(), 0, "serial 0102 is revoked\n");
+    let said = folder.check(&["revoke", "pki"], 2, "error: ");
+    assert!(said.contains("<NAME|--serial <HEX>>"), "{said}");
+    check(&["acme", "--unknown"], 2, "error: ");
+    check(&["acme", "--authority", "nope"], 1, "error: `pki` has no authority `nope`\n");
+    let not =
+        "error: the authority `foreign-ca` has not signed `pki/acme.crt`\n  hint: it was: `te";
+    check(&["acme", "--authority", "foreign-ca"], 1, not);
     check(&["acme", "--serial", "01"], 2, "error: ");
     check(&["acme", "--reason", "because"], 2, "error: ");
+}
+
+/// The attack: the number goes on the list of another authority, and the certificate stays good.
+#[test]
+fn a_serial_number_is_not_revoked_by_another_authority() {
+    let folder = Folder::new();
+    let serial = folder.serial("pki/acme.crt");
+    let run = ["revoke", "pki", "--serial", &serial, "--authority", "foreign-ca"];
+    let not =
+        format!("error: the serial number `{serial}` is of `tenants-ca`, not of `foreign-ca`");
+    folder.check(&run, 1, &not);
+    assert!(!folder.path("pki/foreign-ca.crl").exists());
+    let own = folder.serial("pki/tenants-ca.crt");
+    let not = "error: `pki/tenants-ca.crt` is an authority's own certificate\n";
+    folder.check(&["revoke", "pki", "--serial", &own], 1, not);
+}
+
+/// The attack: a copy of the authority's certificate that comes first by name gets a list of its own, and the one
+/// that is handed out does not change.
+#[test]
+fn two_names_of_one_authority_do_not_make_two_lists() {
+    let folder = Folder::new();
+    let copy = |from: &str, to: &str| fs::copy(folder.path(from), folder.path(to)).unwrap();
+    copy("pki/tenants-ca.crt", "pki/aa.crt");
+    let said = folder.check(&["revoke", "pki", "acme"], 0, "serial ");
+    assert!(said.contains("pki/tenants-ca.crl: list 1 "), "{said}");
+    assert!(said.contains("note: there was no list of `tenants-ca`: this one begins"), "{said}");
+    copy("pki/tenants-ca.key", "pki/aa.key");
+    let unclear = "error: whose list `pki/globex.crt` belongs on is not clear\n  hint: --authority";
+    folder.check(&["revoke", "pki", "globex"], 1, unclear);
+    let other = "error: `pki/tenants-ca.crl` is a list of the same authority as `aa`\n";
+    folder.check(&["revoke", "pki", "globex", "--authority", "aa"], 1, other);
+    folder.check(&["revoke", "pki", "globex", "--authority", "tenants-ca"], 0, "serial ");
+    let said = folder.check(&["crl", "pki"], 1, "pki/foreign-ca.crl: ");
+    assert!(said.contains("error: whose list is to be signed is not clear"), "{said}");
+    assert!(!folder.path("pki/aa.crl").exists());
+}
+
+/// The attack: the key is taken away, the scheduled `crl` says nothing, and the list lapses.
+#[test]
+fn an_authority_without_a_key_is_named_and_its_list_fails_the_run() {
+    let folder = Folder::new();
+    fs::remove_file(folder.path("pki/foreign-ca.key")).unwrap();
+    let said = folder.check(&["crl", "pki"], 0, "pki/kubernetes-ca.crl: list 1 ");
+    assert!(said.contains("note: `foreign-ca` has no key here: no list is signed\n"), "{said}");
+    fs::remove_file(folder.path("pki/kubernetes-ca.key")).unwrap();
+    let said = folder.check(&["crl", "pki"], 1, "pki/tenants-ca.crl: list 2 ");
+    assert!(said.contains("note: `kubernetes-ca` has no key here: its list stays"), "{said}");
+}
+
+/// The attack: a file's name steers the terminal of whoever revokes.
+#[test]
+fn a_file_name_does_not_steer_the_terminal() {
+    let folder = Folder::new();
+    let odd = folder.path("pki/\u{1b}]0;odd\u{7}.crt");
+    fs::copy(folder.path("pki/tenants-ca.crt"), odd).unwrap();
+    for run in [
+        &["crl", "pki", "--authority", "nope"][..],
+        &["revoke", "pki", "--serial", "01", "--unknown"],
+    ] {
+        let said = folder.check(run, 1, "error: ");
+        assert!(said.contains("\\u{1b}]0;odd") && !said.contains('\u{1b}'), "{said}");
+    }
 }

@@ -8,22 +8,27 @@ use rcgen::RevocationReason;
 
 use crate::cli::{complain, say};
 use crate::clock;
+use crate::evidence::record::printable;
+use crate::pki::Fault;
 use crate::pki::lifetime::rfc3339;
 use crate::pki::revocation::{Issued, Which, reissue, revoke};
 
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["name", "serial"])))]
 pub(super) struct Arguments {
     /// The folder with NAME.crt and the certificate and key of its authority
     folder: PathBuf,
     /// The certificate that is in NAME.crt now
-    #[arg(required_unless_present = "serial", conflicts_with = "serial")]
     name: Option<String>,
     /// A certificate by its serial number, an old one for example
     #[arg(long, value_name = "HEX")]
     serial: Option<String>,
-    /// Whose serial number it is, when that is not clear
-    #[arg(long, value_name = "NAME", requires = "serial")]
+    /// Which authority has signed it, when that is not clear
+    #[arg(long, value_name = "NAME")]
     authority: Option<String>,
+    /// No certificate in the folder has the serial number: revoke it all the same. It cannot be taken back
+    #[arg(long, conflicts_with = "name")]
+    unknown: bool,
     /// Why, for those who read the list
     #[arg(long, value_enum)]
     reason: Option<Reason>,
@@ -73,18 +78,21 @@ impl Reason {
 
 /// Exit code 0 when the certificate is on the list.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let authority = arguments.authority.as_deref();
     let which = match (&arguments.name, &arguments.serial) {
-        (Some(name), _) => Which::Name(name),
-        (None, serial) => {
-            Which::Serial(serial.as_deref().unwrap_or_default(), arguments.authority.as_deref())
-        }
+        (Some(name), _) => Which::Name(name, authority),
+        (None, serial) => Which::Serial {
+            text: serial.as_deref().unwrap_or_default(),
+            authority,
+            may_be_unknown: arguments.unknown,
+        },
     };
     let reason = arguments.reason.map(Reason::code);
     let now = clock::since_epoch();
     let revocation = match revoke(&arguments.folder, &which, reason, arguments.next.days, now) {
         Ok(revocation) => revocation,
         Err(fault) => {
-            complain(&format!("error: {fault}"));
+            complain_of(&fault);
             return ExitCode::FAILURE;
         }
     };
@@ -99,30 +107,50 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         )),
     }
     if !revocation.is_known {
-        complain("note: no certificate in the folder has this serial number: is it right?");
+        complain("note: no certificate of this authority in the folder has this serial number");
     }
     ExitCode::SUCCESS
 }
 
-/// Exit code 0 when every list was signed.
+/// Exit code 0 when every list was signed, apart from those of authorities that have neither a key nor a list.
 pub(super) fn run_list(arguments: &ListArguments) -> ExitCode {
     let authority = arguments.authority.as_deref();
     let now = clock::since_epoch();
-    let (issued, faults) = reissue(&arguments.folder, authority, arguments.next.days, now);
-    issued.iter().for_each(say_issued);
-    for fault in &faults {
-        complain(&format!("error: {fault}"));
+    let reissued = reissue(&arguments.folder, authority, arguments.next.days, now);
+    reissued.issued.iter().for_each(say_issued);
+    let mut is_all = reissued.faults.is_empty();
+    for (name, has_list) in &reissued.without_key {
+        let list = if *has_list {
+            is_all = false;
+            "its list stays as it is, and will lapse"
+        } else {
+            "no list is signed"
+        };
+        complain(&printable(&format!("note: `{name}` has no key here: {list}")));
     }
-    if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    reissued.faults.iter().for_each(complain_of);
+    if is_all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The names in a folder may be anybody's.
+fn complain_of(fault: &Fault) {
+    complain(&format!("error: {}", printable(&fault.what)));
+    if !fault.hint.is_empty() {
+        complain(&format!("  hint: {}", printable(&fault.hint)));
+    }
 }
 
 fn say_issued(issued: &Issued) {
-    say(&format!(
+    say(&printable(&format!(
         "{}: list {} of `{}`, {} revoked, next update by {}",
         issued.file.display(),
         issued.number,
         issued.authority,
         issued.revoked,
         rfc3339(issued.next_update_seconds)
-    ));
+    )));
+    if issued.is_first {
+        let note = "this one begins with number 1";
+        complain(&printable(&format!("note: there was no list of `{}`: {note}", issued.authority)));
+    }
 }
