@@ -55,11 +55,11 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match asked {
         Ok((identification, touch)) => answer(&config, &identification, &touch),
         Err(Refusal::No(why)) => {
-            say(&format!("no: {why}"));
+            say(&client::printable_lines(&format!("no: {why}")));
             ExitCode::FAILURE
         }
         Err(Refusal::Unknown(error)) => {
-            complain(&format!("error: {error}"));
+            complain(&client::printable_lines(&format!("error: {error}")));
             ExitCode::from(2)
         }
     }
@@ -114,7 +114,8 @@ fn identify(config: &Config, path: &Path) -> Result<Identification, Refusal> {
         }
         Client::Unreadable(error) => Err(nobody(error.to_string())),
         Client::Verified { identified, .. } => {
-            identified.map_err(|error| nobody(error.to_string()))
+            let hint = "hint: `ringfence cert whoami` says why, for each identity";
+            identified.map_err(|error| nobody(format!("{error}\n  {hint}")))
         }
     }
 }

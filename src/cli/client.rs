@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::config::Config;
+use crate::evidence::record::printable;
 use crate::identity::CertificateFacts;
 use crate::identity::certificate::CertificateError;
 use crate::policy::{Identification, NoPrincipal};
@@ -53,4 +54,9 @@ pub(super) fn judge(config: &Config, path: &Path, now: Duration) -> Result<Clien
             Client::Verified { authority, facts: Box::new(facts), identified }
         }
     })
+}
+
+/// A text that cannot steer a terminal; a hint stays a line of its own.
+pub(super) fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }

@@ -1,5 +1,6 @@
-//! Makes a small PKI from a recipe: authorities and certificates as PEM files, keys with mode 0600; tells what
-//! stands in such files. For trying ringfence, for tests, and for people who have no PKI of their own.
+//! Makes a small PKI from a recipe (authorities and certificates as PEM files, keys with mode 0600), renews and revokes
+//! in it or in one that others made, and tells what stands in such files. It serves nobody, and the server needs none of it
+//! to run.
 
 mod authority;
 pub mod describe;

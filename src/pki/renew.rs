@@ -1,6 +1,7 @@
 //! A new certificate and key in the place of a pair that ends. What the certificate says stays the same, byte by
 //! byte; serial number, dates and key are new.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,17 +13,19 @@ use time::OffsetDateTime;
 use x509_parser::oid_registry::{
     OID_CT_LIST_SCT, OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
 };
-use x509_parser::prelude::X509Certificate;
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 
 use super::authority::{self, Authority, belong};
 use super::fault::Fault;
 use super::replace::{self, Prepared};
-use super::sections;
+use super::sections::{self, Kind};
 use crate::chain::to_hex;
 
 const DAY_SECONDS: i64 = 86_400;
 /// A clock that is a little behind must not refuse a new certificate.
 const BEFORE_SECONDS: i64 = DAY_SECONDS;
+/// Keys of one old certificate's name that are kept beside its own.
+const FURTHER_KEYS_MAX: usize = 99;
 
 /// What was done.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub struct Renewed {
     pub files: Vec<PathBuf>,
     /// The old ones.
     pub kept: Vec<PathBuf>,
+    /// The key that stood there though it was not the old certificate's.
+    pub further_key: Option<PathBuf>,
     /// Who signed both.
     pub authority: String,
     /// The old certificate's serial number, lower-case hex.
@@ -46,14 +51,20 @@ pub struct Renewed {
 /// Renews the pair NAME.crt and NAME.key of a folder.
 ///
 /// # Errors
-/// When there is no such pair, it is an authority's own, its authority's key is not there, or a file cannot be
-/// written. The old pair is in its place then; when nothing but the very last rename failed, it is so after the
-/// next run.
-pub fn renew(folder: &Path, name: &str, days: u32, now: Duration) -> Result<Renewed, Fault> {
+/// When there is no such pair, it is an authority's own or revoked, its authority's key is not there, or a file cannot
+/// be written. The old pair is in its place then. If only the last rename failed, key and certificate do not fit;
+/// the next run mends that.
+pub fn renew(
+    folder: &Path,
+    name: &str,
+    days: u32,
+    even_though_revoked: bool,
+    now: Duration,
+) -> Result<Renewed, Fault> {
     let _lock = replace::lock(folder)?;
     let name = plain(name)?;
     let path = folder.join(format!("{name}.crt"));
-    let chain = authority::chain(&path)?;
+    let chain = certificates_only(&path)?;
     let Some((leaf, intermediates)) = chain.split_first() else {
         return Err(Fault::new(format!("`{}` holds no certificate", path.display()), ""));
     };
@@ -65,6 +76,13 @@ pub fn renew(folder: &Path, name: &str, days: u32, now: Duration) -> Result<Rene
         return Err(Fault::new(what, hint));
     }
     let authority = authority_of(folder, &path, &old)?;
+    if is_revoked(&authority, &old)? && !even_though_revoked {
+        let list = authority.path("crl");
+        let what = format!("`{}` is revoked by `{}`", path.display(), list.display());
+        let hint =
+            "the new one would not be: --even-though-revoked, when whoever holds it may have it";
+        return Err(Fault::new(what, hint));
+    }
     let now_seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let issuer = authority.issuer(now_seconds)?;
     let wanted = now_seconds.saturating_add(i64::from(days).saturating_mul(DAY_SECONDS));
@@ -74,17 +92,65 @@ pub fn renew(folder: &Path, name: &str, days: u32, now: Duration) -> Result<Rene
     let mut text = new.pem().into_bytes();
     intermediates.iter().for_each(|section| text.extend_from_slice(&section.text));
     let old_serial = to_hex(old.raw_serial());
-    let kept = keep(folder, &name, &old)?;
-    let files = place(folder, &name, &text, &key.serialize_pem())?;
+    let (files, copies) = put(folder, &name, &old, &text, &key.serialize_pem())?;
     Ok(Renewed {
         files,
-        kept,
+        kept: copies.paths.clone(),
+        further_key: copies.further_key.clone(),
         authority: authority.name,
         old_serial,
         serial,
         not_after_seconds,
         is_cut: not_after_seconds < wanted,
     })
+}
+
+/// What stands in the file is copied into one that everybody may read.
+fn certificates_only(path: &Path) -> Result<Vec<sections::Section>, Fault> {
+    let (sections, faults) = sections::read(path)?;
+    if let Some(fault) = faults.into_iter().next() {
+        return Err(fault);
+    }
+    if let Some(other) = sections.iter().find(|section| section.kind != Kind::Certificate) {
+        let what = format!("`{}`, line {}: this is no certificate", path.display(), other.line);
+        let hint = "only certificates in NAME.crt, the key in NAME.key: whoever reads the one needs not read the other";
+        return Err(Fault::new(what, hint));
+    }
+    Ok(sections)
+}
+
+/// Whether the authority's list, if there is one, has a certificate on it.
+fn is_revoked(authority: &Authority, old: &X509Certificate<'_>) -> Result<bool, Fault> {
+    let path = authority.path("crl");
+    if std::fs::symlink_metadata(&path)
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    {
+        return Ok(false);
+    }
+    let odd = |why: &str| {
+        let what = format!("the list `{}` cannot be read: {why}", path.display());
+        Fault::new(what, "it says what may not be renewed: put the authority's own list there")
+    };
+    let (sections, faults) = sections::read(&path).map_err(|fault| odd(&fault.what))?;
+    if let Some(fault) = faults.first() {
+        return Err(odd(&fault.what));
+    }
+    let own = authority.certificate()?;
+    let significant =
+        |serial: &[u8]| serial.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>();
+    let serial = significant(old.raw_serial());
+    let mut is_on_it = false;
+    for section in &sections {
+        let parsed = CertificateRevocationList::from_der(&section.der);
+        let (_, list) = parsed.map_err(|_| odd("it is no revocation list"))?;
+        let is_own = list.issuer().as_raw() == own.subject().as_raw();
+        if !is_own || list.verify_signature(own.public_key()).is_err() {
+            return Err(odd(&format!("the authority `{}` has not signed it", authority.name)));
+        }
+        is_on_it |=
+            list.iter_revoked_certificates().any(|entry| significant(entry.raw_serial()) == serial);
+    }
+    Ok(is_on_it)
 }
 
 /// NAME becomes part of a file's name; with its ending it is taken for what is meant.
@@ -182,41 +248,104 @@ fn key_identifier(key: &KeyPair) -> CustomExtension {
     CustomExtension::from_oid_content(&[2, 5, 29, 14], content)
 }
 
-/// The old pair stays beside the new one. What an interrupted run has kept is as good.
-fn keep(folder: &Path, name: &str, old: &X509Certificate<'_>) -> Result<Vec<PathBuf>, Fault> {
-    let serial = to_hex(old.raw_serial());
-    let key_path = folder.join(format!("{name}.key"));
-    let kept_path = |ending: &str| folder.join(format!("{name}.{ending}.{serial}"));
-    let mut kept = Vec::new();
-    if key_path.exists() {
-        let is_its_key = |path: &Path| authority::key(path).is_ok_and(|key| belong(old, &key));
-        if is_its_key(&key_path) {
-            kept.push((key_path, kept_path("key"), 0o600));
-        } else if !is_its_key(&kept_path("key")) {
-            let certificate = folder.join(format!("{name}.crt"));
-            let what =
-                format!("`{}` is not the key of `{}`", key_path.display(), certificate.display());
-            return Err(Fault::new(
-                what,
-                "nothing is thrown away: put the right key there, or none",
-            ));
-        }
-    }
-    kept.push((folder.join(format!("{name}.crt")), kept_path("crt"), 0o644));
-    let mut paths = Vec::new();
-    for (from, to, mode) in kept {
-        let text = sections::bytes(&from)?;
-        paths.push(Prepared::write(&to, &text, mode)?.place()?);
-    }
-    replace::sync(folder)?;
-    Ok(paths)
+/// Copies of the old pair. Those that this run made go away again when it fails before anything is replaced.
+#[derive(Default)]
+struct Copies {
+    paths: Vec<PathBuf>,
+    further_key: Option<PathBuf>,
+    made: Vec<PathBuf>,
 }
 
-/// Both are on disk before the first one is put in its place, so that only two renames lie between two whole pairs.
-fn place(folder: &Path, name: &str, chain: &[u8], key: &str) -> Result<Vec<PathBuf>, Fault> {
+impl Copies {
+    /// Keeps a file under a name that is free, or that has the same in it: what an interrupted run has kept.
+    fn keep(&mut self, from: &Path, to: &Path, mode: u32) -> Result<(), Fault> {
+        if !is_free_for(from, to)? {
+            let what = format!("`{}` is there, and is not `{}`", to.display(), from.display());
+            let hint = "nothing is thrown away: it is of another certificate with this serial number; move it away";
+            return Err(Fault::new(what, hint));
+        }
+        if !to.exists() {
+            Prepared::write(to, &sections::bytes(from)?, mode)?.place()?;
+            self.made.push(to.to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        for path in &self.made {
+            // The file that it is a copy of is in its place.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+fn is_free_for(from: &Path, to: &Path) -> Result<bool, Fault> {
+    match std::fs::symlink_metadata(to) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(Fault::unread(to, &error)),
+        Ok(there) => Ok(there.is_file() && sections::bytes(to)? == sections::bytes(from)?),
+    }
+}
+
+/// The old pair stays beside the new one. A key that is there instead of the old one's stays, too: an interrupted run
+/// leaves one, but so does somebody who went back to the old certificate, and these two cannot be told apart.
+fn keep(folder: &Path, name: &str, old: &X509Certificate<'_>) -> Result<Copies, Fault> {
+    let serial = to_hex(old.raw_serial());
+    let [certificate, key] = ["crt", "key"].map(|ending| folder.join(format!("{name}.{ending}")));
+    let kept_path = |ending: &str| folder.join(format!("{name}.{ending}.{serial}"));
+    let mut copies = Copies::default();
+    if key.exists() {
+        let is_its_key = |path: &Path| authority::key(path).is_ok_and(|key| belong(old, &key));
+        if is_its_key(&key) {
+            copies.keep(&key, &kept_path("key"), 0o600)?;
+            copies.paths.push(kept_path("key"));
+        } else if is_its_key(&kept_path("key")) {
+            let further = further_path(&key, &kept_path("key"))?;
+            copies.keep(&key, &further, 0o600)?;
+            copies.further_key = Some(further);
+        } else {
+            let what = format!("`{}` is not the key of `{}`", key.display(), certificate.display());
+            let hint = "nothing is thrown away: put the right key there, or none";
+            return Err(Fault::new(what, hint));
+        }
+    }
+    let mode = certificate.metadata().map_err(|error| Fault::unread(&certificate, &error))?.mode();
+    copies.keep(&certificate, &kept_path("crt"), mode & 0o644)?;
+    copies.paths.push(kept_path("crt"));
+    replace::sync(folder)?;
+    Ok(copies)
+}
+
+fn further_path(key: &Path, kept: &Path) -> Result<PathBuf, Fault> {
+    for number in 1..=FURTHER_KEYS_MAX {
+        let mut path = kept.as_os_str().to_owned();
+        path.push(format!(".{number}"));
+        let path = PathBuf::from(path);
+        if is_free_for(key, &path)? {
+            return Ok(path);
+        }
+    }
+    let what = format!("`{}` has {FURTHER_KEYS_MAX} others beside it", kept.display());
+    Err(Fault::new(what, "remove those that nobody needs"))
+}
+
+/// Both are on disk, and nothing stands in their way, before the old pair is copied and the first one is put in its
+/// place, so that only two renames lie between two whole pairs.
+fn put(
+    folder: &Path,
+    name: &str,
+    old: &X509Certificate<'_>,
+    chain: &[u8],
+    key: &str,
+) -> Result<(Vec<PathBuf>, Copies), Fault> {
     let certificate = Prepared::write(&folder.join(format!("{name}.crt")), chain, 0o644)?;
     let key = Prepared::write(&folder.join(format!("{name}.key")), key.as_bytes(), 0o600)?;
-    let files = vec![key.place()?, certificate.place()?];
+    let mut copies = keep(folder, name, old)?;
+    let key = key.place()?;
+    copies.made.clear();
+    let files = vec![key, certificate.place()?];
     replace::sync(folder)?;
-    Ok(files)
+    Ok((files, copies))
 }

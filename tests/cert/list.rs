@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::Folder;
 
-/// A certificate that has two of five days left.
+/// A certificate that has two of three days left.
 const ENDING: &str = "[[certificate]]\nname = \"ending\"\nauthority = \"kubernetes-ca\"\nuse = [\"client\"]\n\
     valid_days = 3\n";
 
@@ -110,9 +110,31 @@ fn every_file_that_cannot_be_read_is_named_and_the_others_are_listed() {
     ] {
         assert!(complained.contains(expected), "{expected}\n{complained}");
     }
-    folder.check(
-        &["list", "--config", "gone.toml"],
-        2,
-        "the config names no file with a certificate\nerror: gone.toml: ",
-    );
+    let said = folder.check(&["list", "--config", "gone.toml"], 2, "error: gone.toml: ");
+    assert!(!said.contains("names no file"), "{said}");
+}
+
+#[test]
+fn what_has_less_than_a_third_left_is_warned_of() {
+    let folder = Folder::new();
+    let now = time::OffsetDateTime::now_utc();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.not_before = now - time::Duration::days(8);
+    params.not_after = now + time::Duration::days(3);
+    let signed = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    fs::write(folder.path("pki/ringfence-client.crt"), signed.pem()).unwrap();
+    let said = folder.check(&["list"], 0, "EXPIRES ");
+    assert_eq!(said.matches(" WARNING ").count(), 1, "{said}");
+    assert!(said.lines().nth(1).unwrap().contains(" WARNING "), "{said}");
+    assert_eq!(folder.json(&["list"])[0]["subject"], "");
+}
+
+#[test]
+fn a_state_is_said_once() {
+    let folder = Folder::new();
+    folder.change("ringfence.toml", "pki/ringfence-client", "pki/expired");
+    let said = folder.check(&["list"], 1, "EXPIRES ");
+    assert_eq!(said.matches("EXPIRED").count(), 1, "{said}");
+    assert!(said.contains(" EXPIRED  2 days ago "), "{said}");
 }

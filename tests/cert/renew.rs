@@ -57,7 +57,7 @@ fn a_renewed_certificate_says_the_same_and_is_accepted() {
     let hidden = fs::read_dir(folder.path("pki")).unwrap();
     let hidden =
         hidden.filter(|entry| entry.as_ref().unwrap().file_name().as_encoded_bytes()[0] == b'.');
-    assert_eq!(hidden.count(), 0, "no temporary file is left");
+    assert_eq!(hidden.count(), 1, "no temporary file is left, only the lock");
 }
 
 #[test]
@@ -128,4 +128,118 @@ fn a_certificate_does_not_outlive_its_authority() {
     assert!(said.contains("note: the authority `tenants-ca` ends then"), "{said}");
     let ends = |file: &str| folder.json(&["inspect", file])[0]["not_after"].clone();
     assert_eq!(ends("pki/acme.crt"), ends("pki/tenants-ca.crt"));
+}
+
+/// The names in pki that begin with those of a pair.
+fn names(folder: &Folder, start: &str) -> Vec<String> {
+    let entries = fs::read_dir(folder.path("pki")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(start)).collect();
+    names.sort();
+    names
+}
+
+/// The attack: NAME.crt holds the key, too; the copy of it that is kept may be read by everybody.
+#[test]
+fn a_certificate_with_its_key_in_one_file_is_not_copied() {
+    let folder = Folder::new();
+    let both = format!("{}{}", folder.text("pki/acme.crt"), folder.text("pki/acme.key"));
+    fs::write(folder.path("pki/acme.crt"), &both).unwrap();
+    let said = folder.check(&["renew", "pki", "acme"], 1, "error: `pki/acme.crt`, line ");
+    assert!(said.contains("this is no certificate\n  hint: "), "{said}");
+    assert_eq!(names(&folder, "acme."), ["acme.crt", "acme.key"]);
+    assert_eq!(folder.text("pki/acme.crt"), both);
+}
+
+/// The attack: NAME.key is a link out of the folder; its key is copied into the folder, then the run fails.
+#[test]
+fn a_key_behind_a_link_is_not_copied() {
+    let folder = Folder::new();
+    fs::rename(folder.path("pki/acme.key"), folder.path("acme.key")).unwrap();
+    std::os::unix::fs::symlink("../acme.key", folder.path("pki/acme.key")).unwrap();
+    folder.check(&["renew", "pki", "acme"], 1, "error: cannot write `pki/acme.key`: it is no reg");
+    assert_eq!(names(&folder, "acme."), ["acme.crt", "acme.key"]);
+}
+
+/// The attack: a pair with the same serial number was renewed before; its key is overwritten.
+#[test]
+fn what_an_earlier_run_kept_is_never_overwritten() {
+    let folder = Folder::new();
+    let serial = folder.serial("pki/acme.crt");
+    for ending in ["key", "crt"] {
+        let kept = format!("pki/acme.{ending}.{serial}");
+        fs::write(folder.path(&kept), "of another pair").unwrap();
+        let before = folder.text("pki/acme.key");
+        folder.check(
+            &["renew", "pki", "acme"],
+            1,
+            &format!("error: `{kept}` is there, and is not"),
+        );
+        assert_eq!(folder.text(&kept), "of another pair");
+        assert_eq!(folder.text("pki/acme.key"), before);
+        // Nor is there a copy of the key that this run made.
+        assert_eq!(names(&folder, "acme.").len(), 3);
+        fs::remove_file(folder.path(&kept)).unwrap();
+    }
+}
+
+/// The attack: somebody went back to the old certificate; the newer key is thrown away.
+#[test]
+fn the_newer_key_is_not_lost_after_a_roll_back() {
+    let folder = Folder::new();
+    let certificate = folder.text("pki/acme.crt");
+    let serial = folder.serial("pki/acme.crt");
+    folder.check(&["renew", "pki", "acme"], 0, "");
+    for number in 1..=2 {
+        let newer = folder.text("pki/acme.key");
+        fs::write(folder.path("pki/acme.crt"), &certificate).unwrap();
+        let said = folder.check(&["renew", "pki", "acme"], 0, "");
+        let further = format!("pki/acme.key.{serial}.{number}");
+        assert_eq!(folder.text(&further), newer);
+        assert!(said.contains(&format!("{further}: the key that was there")), "{said}");
+    }
+}
+
+/// The attack: whoever was revoked is good again after a renewal.
+#[test]
+fn a_revoked_certificate_is_not_renewed_unless_that_is_meant() {
+    let folder = Folder::new();
+    folder.check(&["crl", "pki", "--authority", "tenants-ca"], 0, "");
+    folder.check(&["renew", "pki", "globex"], 0, "");
+    folder.check(&["revoke", "pki", "acme"], 0, "");
+    let said = folder.check(
+        &["renew", "pki", "acme"],
+        1,
+        "error: `pki/acme.crt` is revoked by `pki/tenants-ca.crl`\n",
+    );
+    assert!(said.contains("--even-though-revoked"), "{said}");
+    assert_eq!(names(&folder, "acme."), ["acme.crt", "acme.key"]);
+    fs::write(folder.path("foreign"), folder.text("pki/tenants-ca.crl")).unwrap();
+    fs::write(folder.path("pki/tenants-ca.crl"), "no list").unwrap();
+    let unread = "error: the list `pki/tenants-ca.crl` cannot be read: ";
+    folder.check(&["renew", "pki", "acme"], 1, unread);
+    folder.check(&["crl", "pki", "--authority", "foreign-ca"], 0, "");
+    fs::copy(folder.path("pki/foreign-ca.crl"), folder.path("pki/tenants-ca.crl")).unwrap();
+    folder.check(&["renew", "pki", "acme"], 1, unread);
+    fs::rename(folder.path("foreign"), folder.path("pki/tenants-ca.crl")).unwrap();
+    folder.check(&["renew", "pki", "acme", "--even-though-revoked"], 0, "pki/acme.key\n");
+}
+
+/// The mistake: a program that reads its key by its group does not start any more.
+#[test]
+fn a_key_stays_readable_by_its_group() {
+    let folder = Folder::new();
+    let key = folder.path("pki/acme.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    folder.check(&["renew", "pki", "acme"], 0, "");
+    assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+/// The attack: an authority whose file is named so that its name steers the terminal of whoever is told of it.
+#[test]
+fn the_name_of_a_file_cannot_steer_a_terminal() {
+    let folder = Folder::new();
+    fs::rename(folder.path("pki/kubernetes-ca.crt"), folder.path("pki/\u{1b}]0;evil.crt")).unwrap();
+    let said = folder.check(&["renew", "pki", "apiserver"], 1, "error: ");
+    assert!(said.contains("u{1b}") && !said.contains('\u{1b}'), "{said}");
 }

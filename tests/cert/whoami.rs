@@ -91,6 +91,22 @@ fn what_is_no_question_gets_no_answer() {
     );
 }
 
+/// The attack: a client's file whose PEM label steers the terminal of whoever asks who it is.
+#[test]
+fn the_label_of_a_section_cannot_steer_a_terminal() {
+    let folder = Folder::new();
+    let evil = "-----BEGIN \u{1b}[31m-----\nMAA=\n";
+    fs::write(folder.path("evil.crt"), evil).unwrap();
+    let said = folder.check(&["whoami", "evil.crt"], 2, "error: ");
+    assert!(said.contains("[31m") && !said.contains('\u{1b}'), "{said}");
+    let program = env!("CARGO_BIN_EXE_ringfence");
+    let mut command = std::process::Command::new(program);
+    command.args(["can-i", "--certificate", "evil.crt", "get", "/a/b"]);
+    let output = command.current_dir(folder.path("")).output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(said.contains("[31m") && !said.contains('\u{1b}'), "{said}");
+}
+
 /// The server that runs refuses each of them with the same words, but for the second in which it does.
 #[tokio::test]
 async fn a_refusal_is_said_as_the_server_records_it() {

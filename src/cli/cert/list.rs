@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{Output, now_seconds, say_json};
+use crate::cli::client::printable_lines;
 use crate::cli::{complain, complain_all, say};
 use crate::config::{CertificateFile, certificate_files};
 use crate::document::{Location, Severity};
@@ -51,6 +52,15 @@ impl Row {
         self.dates().map_or(State::Valid, |dates| dates.state)
     }
 
+    /// Programs are told of an empty subject by an empty text, not by words for people.
+    fn tell_no_subject(&mut self) {
+        if let What::Certificate(certificate) = &mut self.item.what
+            && certificate.subject == "(empty)"
+        {
+            certificate.subject.clear();
+        }
+    }
+
     fn is_no_good(&self) -> bool {
         matches!(self.state(), State::Expired | State::NotYetValid)
     }
@@ -69,14 +79,19 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let mut told_all = problems.iter().all(|problem| problem.severity != Severity::Error);
     let (mut rows, faults) = read(files, now);
     for fault in &faults {
-        complain(fault);
+        complain(&printable_lines(fault));
     }
     told_all &= faults.is_empty();
     if let Some(days) = arguments.within_days {
         rows.retain(|row| row.ends_within(days, now));
     }
     match arguments.output {
-        Output::Json => say_json(&rows),
+        Output::Json => {
+            rows.iter_mut().for_each(Row::tell_no_subject);
+            say_json(&rows);
+        }
+        // What could not be read may be anything.
+        Output::Text if rows.is_empty() && !told_all => {}
         Output::Text => show(&rows, arguments.within_days, now),
     }
     let fails = if arguments.within_days.is_some() {
@@ -140,6 +155,11 @@ fn show(rows: &[Row], within_days: Option<u32>, now: i64) {
         let dates = row.dates();
         let ends = dates.and_then(|dates| dates.not_after.as_deref()).unwrap_or("never");
         let left = dates.map(|dates| dates.in_words(now)).unwrap_or_default();
+        // The column before says that.
+        let left = ["EXPIRED ", "NOT YET VALID: "]
+            .iter()
+            .find_map(|state| left.strip_prefix(state))
+            .unwrap_or(&left);
         let what = match &row.item.what {
             What::RevocationList(list) => format!("revocation list of {}", list.issuer),
             What::Certificate(certificate) => certificate.subject.clone(),

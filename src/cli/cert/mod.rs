@@ -62,11 +62,46 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 
 fn say_json(document: &impl Serialize) {
     match serde_json::to_string_pretty(document) {
-        Ok(text) => say(&text),
+        Ok(text) => say(&escaped(&text)),
         Err(error) => super::complain(&format!("error: {error}")),
     }
 }
 
+/// The same JSON in which nothing steers a terminal: such characters stand in texts only, where they can be escaped.
+fn escaped(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '\u{7f}'..='\u{9f}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => {
+                escaped.push_str(&format!("\\u{:04x}", u32::from(character)));
+            }
+            character => escaped.push(character),
+        }
+    }
+    escaped
+}
+
 fn now_seconds() -> i64 {
     i64::try_from(clock::since_epoch().as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The attack: a subject with the one-character form of ESC [, or that turns the text behind it around.
+    #[test]
+    fn json_cannot_steer_a_terminal_and_says_the_same() {
+        let text = "gr\u{fc}n \u{7f}\u{9b}2J\u{200e}\u{200f}\u{202a}\u{202e}\u{2066}\u{2069}";
+        let shown = escaped(&serde_json::to_string(text).unwrap());
+        assert_eq!(
+            shown,
+            "\"gr\u{fc}n \\u007f\\u009b2J\\u200e\\u200f\\u202a\\u202e\\u2066\\u2069\""
+        );
+        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), text);
+    }
 }

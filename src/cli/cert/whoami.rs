@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let client = match client::judge(&config, &arguments.certificate, now) {
         Ok(client) => client,
         Err(error) => {
-            complain(&format!("error: {error}"));
+            complain(&client::printable_lines(&format!("error: {error}")));
             return ExitCode::from(2);
         }
     };
