@@ -63,9 +63,9 @@ audit-faults: tools
 	cargo test --locked --package ringfence --test evidence tampering -- --nocapture
 
 # ringfence beside HAProxy, nginx, Envoy, etcd's grpc-proxy and etcd's own port: about 45 minutes, then bench/RESULTS.md.
-# Some of it: make bench SECTIONS=proxy,etcd
+# Some of it: make bench SECTIONS=proxy,etcd; with half of the rounds: make bench BRIEF=1
 bench:
-	bench/run $(if $(SECTIONS),--sections $(SECTIONS))
+	bench/run $(if $(SECTIONS),--sections $(SECTIONS)) $(if $(BRIEF),--brief)
 
 # What the audit log costs: nothing recorded, `buffered`, `blocking`, `blocking` with signed checkpoints, in turns, against
 # a stand-in that answers at once; then `buffered` and `blocking` behind a real etcd.

@@ -39,6 +39,9 @@ pub struct Arguments {
     /// One round of one second each, to see that everything runs; such figures are of no use
     #[arg(long)]
     smoke: bool,
+    /// About half of the rounds, and shorter ones: some 20 minutes, and ten of full load
+    #[arg(long, conflicts_with = "smoke")]
+    brief: bool,
     #[command(flatten)]
     programs: Programs,
     /// Folder for results.json, RESULTS.md and chart.svg
@@ -98,17 +101,44 @@ impl Name {
 }
 
 /// How thoroughly to measure.
-struct Plan {
-    smoke: bool,
+enum Plan {
+    Full,
+    Brief,
+    Smoke,
 }
 
 impl Plan {
+    fn of(arguments: &Arguments) -> Self {
+        match arguments {
+            Arguments { smoke: true, .. } => Self::Smoke,
+            Arguments { brief: true, .. } => Self::Brief,
+            Arguments { .. } => Self::Full,
+        }
+    }
+
     fn rounds(&self, wanted: u32) -> u32 {
-        if self.smoke { 1 } else { wanted }
+        match self {
+            Self::Full => wanted,
+            Self::Brief => wanted.div_ceil(2),
+            Self::Smoke => 1,
+        }
     }
 
     fn seconds(&self, wanted: u64) -> u64 {
-        if self.smoke { 1 } else { wanted }
+        match self {
+            Self::Full => wanted,
+            Self::Brief => wanted.saturating_sub(1).max(1),
+            Self::Smoke => 1,
+        }
+    }
+
+    /// For whoever reads the figures.
+    fn note(&self) -> &'static str {
+        match self {
+            Self::Full => "",
+            Self::Brief => "Measured briefly, with half of the rounds. ",
+            Self::Smoke => "**A smoke run: these figures are of no use.** ",
+        }
     }
 }
 
@@ -135,13 +165,11 @@ pub fn run(arguments: &Arguments) -> Outcome<()> {
         let version = contestant.version(&bench.programs)?;
         versions.insert(contestant.name().to_owned(), version);
     }
-    let plan = Plan { smoke: arguments.smoke };
+    let plan = Plan::of(arguments);
     for name in &arguments.sections {
         let mut section = name.run(&bench, &plan)?;
         section.versions.clone_from(&versions);
-        if arguments.smoke {
-            section.about.insert_str(0, "**A smoke run: these figures are of no use.** ");
-        }
+        section.about.insert_str(0, plan.note());
         print!("{}", document::section(&section));
         results.sections.insert(name.text().to_owned(), section);
         // At once: a later section that fails takes no earlier one with it.
