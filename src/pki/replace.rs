@@ -143,7 +143,7 @@ mod tests {
             entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
         };
         std::fs::write(&path, "old").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         drop(Prepared::write(&path, b"new", 0o600).unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(names(), ["a.key"]);
@@ -161,7 +161,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.key");
         std::fs::write(&path, "old").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::chown(&path, Some(65_534), Some(65_533)).unwrap();
         Prepared::write(&path, b"new", 0o600).unwrap().place().unwrap();
         let metadata = path.metadata().unwrap();
