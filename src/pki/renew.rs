@@ -173,7 +173,11 @@ pub(super) fn authority_of(
     let authorities = authority::all(folder)?;
     let names: Vec<String> =
         authorities.iter().map(|authority| format!("`{}`", authority.name)).collect();
-    authorities.into_iter().find(|authority| authority.signed(certificate)).ok_or_else(|| {
+    // Under two names, the one that has the key: it is the one whose list is carried on.
+    let mut signers: Vec<Authority> =
+        authorities.into_iter().filter(|authority| authority.signed(certificate)).collect();
+    signers.sort_by_key(|authority| !authority.has_key());
+    signers.into_iter().next().ok_or_else(|| {
         let what =
             format!("no authority in `{}` has signed `{}`", folder.display(), path.display());
         let hint = if names.is_empty() {
