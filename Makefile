@@ -1,5 +1,5 @@
 # The commands of the README. Each does all the set-up it needs.
-.PHONY: attacks audit-cost audit-faults audit-reading bench demo differential etcdctl test flood fuzz neighbours lint format audit-dependencies tools
+.PHONY: attacks audit-cost audit-faults audit-reading bench demo differential etcdctl test flood fuzz lifecycle neighbours lint format audit-dependencies tools
 
 # Everything the gate checks: format, lints, documentation, dependencies, tests with real etcds.
 test: lint audit-dependencies
@@ -17,6 +17,13 @@ flood:
 neighbours:
 	tests/etcd/install 3.7 >/dev/null
 	RINGFENCE_NEIGHBOURS_SECONDS=8 cargo test --locked --package ringfence --test neighbours -- --nocapture
+
+# What becomes of clients when certificates, revocations and policy change, and when ringfence ends. The gate does a
+# few of each.
+lifecycle:
+	tests/etcd/install 3.7 >/dev/null
+	RINGFENCE_LIFECYCLE_RUNS=100 RINGFENCE_LIFECYCLE_RELOADS=100 RINGFENCE_LIFECYCLE_REQUESTS=5000 \
+		RINGFENCE_LIFECYCLE_WATCHES=200 cargo test --release --locked --package ringfence --test lifecycle -- --nocapture
 
 # Each fuzz target for a while; new inputs stay below target/, crashes go to fuzz/artifacts/.
 FUZZ_SECONDS = 1800

@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use ringfence::document::Problems;
 use ringfence::etcd::{KeyVerb, Page, StoreVerb};
-use ringfence::metrics::{LoginResult, Metrics};
+use ringfence::metrics::{LoginResult, Metrics, OwnCertificate, ReloadUnit};
 use ringfence::policy::{Policy, PolicySource};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -163,6 +164,13 @@ fn every_metric_is_described_and_none_is_invented() {
     metrics.count_ended_connection("reason");
     metrics.count_login(LoginResult::Ok);
     metrics.note_sink("sink", [1; 3], true);
+    metrics.count_cut_watches("reason", 1);
+    metrics.note_reload(ReloadUnit::Generation, 1, Duration::ZERO);
+    let (setting, not_before_seconds, not_after_seconds) = ("a setting".to_owned(), 1, 2);
+    let own = OwnCertificate { setting, not_before_seconds, not_after_seconds };
+    metrics.certificates().note_own(&[own]);
+    metrics.certificates().note_shown("identity", 2, Duration::ZERO);
+    metrics.certificates().refresh(Duration::ZERO);
     let text = metrics.render();
     let mut exposed = BTreeSet::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -279,7 +287,11 @@ fn every_reason_and_fault_is_described_and_none_is_invented() {
     faults.extend(page_failed.split('"').skip(1).step_by(2).map(str::to_owned));
     let named = ["Some(\"", "then_some(\"", "audit_unavailable(), \"", "shutting_down(), \""];
     faults.extend(literals(&ends, &named));
-    faults.extend(literals(&ends, &["(status, \""]));
+    faults.extend(literals(&ends, &["(status, \"", "NoLonger(\""]));
+    // A call that ends with its connection's right has the connection's reason.
+    let of_rights =
+        |name: &String| name.starts_with("certificate_") || name.starts_with("identity_");
+    faults.extend(literals(name, &["=> \""]).into_iter().filter(of_rights));
     let refused = ["permission_denied(), \"", "audit_unavailable(), \"", "(status, \""];
     faults.extend(literals(&authorize, &refused));
     faults.extend(literals(&source("src/audit/recorder.rs"), &["fault: Some(\""]));

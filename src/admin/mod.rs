@@ -2,6 +2,7 @@
 //!
 //! It never shows keys, values, rules or principals.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,16 +30,23 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the admin listener shows.
-#[derive(Debug)]
 pub struct Admin {
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// The audit log's state.
     pub recorder: Recorder,
     /// A connection of its own to etcd, for readiness.
-    pub pool: Pool,
+    pub pool: RefCell<Rc<Pool>>,
     /// True once the end was asked for.
     pub draining: watch::Receiver<bool>,
+    /// What else an operator wants to know, a line each; nothing of it makes ringfence less ready.
+    pub notes: Box<dyn Fn() -> Vec<String>>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Admin").finish_non_exhaustive()
+    }
 }
 
 /// Serves until its task is dropped. Runs within a `LocalSet`.
@@ -76,6 +84,12 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
 }
 
 impl Admin {
+    /// The way to etcd in force.
+    #[must_use]
+    pub fn pool(&self) -> Rc<Pool> {
+        Rc::clone(&self.pool.borrow())
+    }
+
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n".to_owned());
@@ -99,7 +113,7 @@ impl Admin {
     async fn readiness(&self, verbose: bool) -> Response<Full<Bytes>> {
         let checks = [
             ("audit", self.recorder.failure()),
-            ("upstream", fault(!self.pool.is_reachable().await, "etcd cannot be reached")),
+            ("upstream", fault(!self.pool().is_reachable().await, "etcd cannot be reached")),
             ("draining", fault(*self.draining.borrow(), "the process is ending")),
         ];
         let ready = checks.iter().all(|(_, fault)| fault.is_none());
@@ -110,6 +124,9 @@ impl Admin {
                 None => {}
                 Some(reason) => text.push_str(&format!("[-] {name}: {reason}\n")),
             }
+        }
+        for note in verbose.then(|| (self.notes)()).into_iter().flatten() {
+            text.push_str(&format!("{note}\n"));
         }
         text.push_str(if ready { "ok\n" } else { "not ready\n" });
         plain(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)

@@ -79,6 +79,25 @@ pub enum Event<'a> {
         /// What is left out of the log.
         levels: Arc<LevelsInForce>,
     },
+    /// Another generation of config, policy and certificates is in force. What was decided before and recorded after may
+    /// still be the last one's.
+    GenerationStart {
+        /// Its number; that of the start is 1.
+        generation: u64,
+        /// How many identities are in force.
+        identities: usize,
+        /// Rules in all roles.
+        rules: usize,
+    },
+    /// A certificate of the config is about to end, or has ended.
+    CertificateEnds {
+        /// The setting that names it.
+        setting: String,
+        /// Its last second, since 1970.
+        not_after_seconds: i64,
+        /// Whether that is over.
+        is_over: bool,
+    },
     /// ringfence ends in good order.
     ProcessStop {
         /// Requests that rules left out of the log.
@@ -459,6 +478,8 @@ impl Record<'_> {
             }
             Event::Chain(_) => BASE * 2,
             Event::ProcessStop { .. }
+            | Event::GenerationStart { .. }
+            | Event::CertificateEnds { .. }
             | Event::ConnectionClose { .. }
             | Event::Outcome { .. }
             | Event::StreamEnd { .. } => BASE,

@@ -104,6 +104,8 @@ impl Event<'_> {
             }
             Self::Chain(event) => Event::Chain(event.clone()),
             Self::ConnectionRefused { .. }
+            | Self::GenerationStart { .. }
+            | Self::CertificateEnds { .. }
             | Self::Decision(_)
             | Self::Outcome { .. }
             | Self::StreamEnd { .. } => return None,

@@ -186,6 +186,19 @@ impl Recorder {
         self.shared.push(&record_now(event), None, false);
     }
 
+    /// Records that another generation is in force; there is always room for it.
+    pub fn record_generation(&self, generation: u64, identities: usize, rules: usize) {
+        let event = Event::GenerationStart { generation, identities, rules };
+        self.shared.push(&record_now(event), None, false);
+    }
+
+    /// Records that a certificate of the config ends or has ended; there is always room for it.
+    pub fn record_certificate_end(&self, setting: &str, not_after_seconds: i64, is_over: bool) {
+        let setting = setting.to_owned();
+        let event = Event::CertificateEnds { setting, not_after_seconds, is_over };
+        self.shared.push(&record_now(event), None, false);
+    }
+
     /// Records that the process ends in good order.
     pub fn record_stop(&self) {
         let left_out = self.left_out();

@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod demo;
 mod serve;
+mod status;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -34,6 +35,12 @@ enum Command {
     },
     /// Read the config, policies, certificates and keys, and report every mistake
     Check {
+        /// The config file
+        #[arg(long, value_name = "FILE", default_value = "ringfence.toml")]
+        config: PathBuf,
+    },
+    /// Ask the ringfence that runs with this config whether it is ready: exit code 0 for yes, 1 for no
+    Status {
         /// The config file
         #[arg(long, value_name = "FILE", default_value = "ringfence.toml")]
         config: PathBuf,
@@ -66,6 +73,7 @@ pub fn run() -> ExitCode {
     match arguments.command {
         Command::Serve { config } => serve::run(&config),
         Command::Check { config } => check::run(&config),
+        Command::Status { config } => status::run(&config),
         Command::CanI(arguments) => can_i::run(&arguments),
         Command::Cert(arguments) => cert::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),

@@ -8,7 +8,8 @@ use crate::{clock, config, server};
 
 /// Exit code 0 when every call had ended, 1 otherwise.
 pub(super) fn run(path: &Path) -> ExitCode {
-    let config = match config::load(path, clock::since_epoch()) {
+    let loaded = config::load_again(path, clock::since_epoch());
+    let config = match loaded.config {
         Ok(config) => config,
         Err(problems) => {
             complain_all(&problems);
@@ -16,7 +17,7 @@ pub(super) fn run(path: &Path) -> ExitCode {
         }
     };
     complain_all(&config.warnings);
-    match server::run(config) {
+    match server::run(path, loaded.named, config) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::numbers::unless_zero;
 use super::raw::{Raw, RawAudit, RawCheckpoint};
-use super::resolve::{Loader, unless_zero};
+use super::resolve::Loader;
 use super::{audit_sinks, files};
 use crate::audit::{Config, LongTermKey, Retention, RotateAt, SealConfig, SealEvery};
 use crate::document::Located;

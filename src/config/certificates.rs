@@ -28,12 +28,30 @@ pub fn certificate_files(path: &Path) -> (Vec<CertificateFile>, Vec<Problem>) {
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
     // Nothing is judged here, so no time is needed.
     let loader = Loader::new(folder, &problems, Duration::ZERO);
-    let files = loader.read(path, |raw| loader.certificate_files(raw)).unwrap_or_default();
-    (files, problems.into_sorted())
+    let files = loader.read(path, |raw| {
+        let mut source = PolicySource::default();
+        loader.read_policies(raw, &mut source);
+        let mut files = loader.certificates_of_config(raw);
+        files.extend(certificates_of_policy(&source));
+        files
+    });
+    (files.unwrap_or_default(), problems.into_sorted())
+}
+
+/// Those that policies name.
+pub(super) fn certificates_of_policy(
+    source: &PolicySource,
+) -> impl Iterator<Item = CertificateFile> {
+    source.named_upstream_certificates().map(|(identity, certificate)| CertificateFile {
+        setting: format!("identity `{identity}` upstream.certificate"),
+        location: certificate.location.clone(),
+        path: beside(&certificate.location, &certificate.value),
+    })
 }
 
 impl Loader<'_> {
-    fn certificate_files(&self, raw: &Raw) -> Vec<CertificateFile> {
+    /// Those that the config names itself.
+    pub(super) fn certificates_of_config(&self, raw: &Raw) -> Vec<CertificateFile> {
         let mut files = Vec::new();
         let mut add = |setting: String, text: Option<&Located<String>>| {
             files.extend(text.map(|text| CertificateFile {
@@ -53,15 +71,6 @@ impl Loader<'_> {
             let name = sink.name.as_ref().map_or("", |name| name.value.as_str());
             add(format!("audit.sink `{name}` ca"), sink.ca.as_ref());
             add(format!("audit.sink `{name}` certificate"), sink.certificate.as_ref());
-        }
-        let mut source = PolicySource::default();
-        self.read_policies(raw, &mut source);
-        for (identity, certificate) in source.named_upstream_certificates() {
-            files.push(CertificateFile {
-                setting: format!("identity `{identity}` upstream.certificate"),
-                location: certificate.location.clone(),
-                path: beside(&certificate.location, &certificate.value),
-            });
         }
         files
     }

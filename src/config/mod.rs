@@ -8,7 +8,10 @@ mod audit_levels;
 mod audit_sinks;
 mod certificates;
 mod files;
+mod fixed;
 mod lease_keys;
+mod named;
+mod numbers;
 mod raw;
 mod raw_audit;
 mod resolve;
@@ -16,8 +19,10 @@ mod users;
 
 pub use certificates::{CertificateFile, certificate_files};
 pub use files::{TextError, read_text};
+pub use fixed::Fixed;
 pub use lease_keys::LeaseKeyFile;
-pub use resolve::load;
+pub use named::{Look, Named};
+pub use resolve::{Loaded, admin_address, load, load_again};
 
 use std::net::SocketAddr;
 
@@ -57,6 +62,23 @@ pub struct Config {
     pub limits: Limits,
     /// Threads that serve, each with its own connections.
     pub cores: usize,
+    /// Every file of certificates that it is made of.
+    pub certificate_files: Vec<CertificateFile>,
+    /// When it is read again.
+    pub reload: Reload,
+    /// What holds until the process ends.
+    pub fixed: Fixed,
     /// What is probably not meant.
     pub warnings: Vec<Problem>,
+}
+
+/// When a config is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// When one of its files changes.
+    pub watches_files: bool,
+    /// Whatever happens.
+    pub every: Option<std::time::Duration>,
+    /// How long a certificate may wait for its key, or a key for its certificate.
+    pub pair_wait: std::time::Duration,
 }

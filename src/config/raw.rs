@@ -1,5 +1,6 @@
 //! The file as it is written: texts and numbers with their places, nothing opened or resolved.
 
+use super::fixed::Fixed;
 use super::raw_audit::{RawLevels, RawSink, read_levels, read_sinks};
 use crate::audit::Mode;
 use crate::document::{Located, TableReader};
@@ -15,6 +16,8 @@ pub(super) struct Raw {
     pub(super) lease_keys: Option<Located<String>>,
     pub(super) limits: RawLimits,
     pub(super) cores: u64,
+    pub(super) reload: RawReload,
+    pub(super) fixed: Fixed,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +93,19 @@ impl Default for RawRotate {
 }
 
 #[derive(Debug)]
+pub(super) struct RawReload {
+    pub(super) watch_files: bool,
+    pub(super) every_seconds: u64,
+    pub(super) pair_wait_seconds: u64,
+}
+
+impl Default for RawReload {
+    fn default() -> Self {
+        Self { watch_files: true, every_seconds: 0, pair_wait_seconds: 5 }
+    }
+}
+
+#[derive(Debug)]
 pub(super) struct RawLimits {
     pub(super) connections: u64,
     pub(super) connections_per_source: u64,
@@ -138,6 +154,8 @@ pub(super) fn read(root: TableReader<'_>) -> Raw {
         lease_keys: root.table("leases").and_then(read_leases),
         limits: root.table("limits").map_or_else(RawLimits::default, read_limits),
         cores: root.number("cores", 0..=1024, 0),
+        reload: root.table("reload").map_or_else(RawReload::default, read_reload),
+        fixed: Fixed::read(&root),
     };
     root.finish();
     raw
@@ -269,6 +287,22 @@ fn read_leases(table: TableReader<'_>) -> Option<Located<String>> {
     let keys = table.required_text("keys", "a file for the keys of lease IDs; serve makes it");
     table.finish();
     keys
+}
+
+fn read_reload(table: TableReader<'_>) -> RawReload {
+    let usual = RawReload::default();
+    let day = 86_400;
+    let reload = RawReload {
+        watch_files: if table.has("watch_files") {
+            table.flag("watch_files")
+        } else {
+            usual.watch_files
+        },
+        every_seconds: table.number("every_seconds", 0..=day, usual.every_seconds),
+        pair_wait_seconds: table.number("pair_wait_seconds", 0..=300, usual.pair_wait_seconds),
+    };
+    table.finish();
+    reload
 }
 
 fn read_policy(table: TableReader<'_>) -> Vec<Located<String>> {

@@ -1,19 +1,26 @@
 //! Raw -> resolved: files are opened, names are looked up, and every mistake is reported. Paths in
 //! a config are relative to the folder it lies in.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::RootCertStore;
+
+use super::certificates::{CertificateFile, certificates_of_policy};
 use super::files::{self, Matching};
 use super::lease_keys::LeaseKeyFile;
-use super::raw::{ADMIN_LISTEN, Raw, RawClient, RawLimits, RawUpstream};
+use super::named::Named;
+use super::numbers::{cores, limits, number, reload};
+use super::raw::{ADMIN_LISTEN, Raw, RawClient, RawUpstream};
 use super::{Config, raw, users};
 use crate::document::{Document, Located, Location, Problem, Problems, Severity};
 use crate::etcd::StoreVerb;
 use crate::policy::{Policy, PolicySource};
-use crate::proxy::{Advertise, Limits};
+use crate::proxy::Advertise;
 use crate::tls::material::{MaterialError, Purpose};
 use crate::tls::{Authority, Connector, KeyPair, material};
 use crate::upstream;
@@ -25,21 +32,54 @@ use crate::upstream::{Endpoint, Logins};
 /// # Errors
 /// Every mistake that was found, by file and line.
 pub fn load(path: &Path, now: Duration) -> Result<Config, Vec<Problem>> {
+    load_again(path, now).config
+}
+
+/// What came of reading a config.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The config, or every mistake that was found.
+    pub config: Result<Config, Vec<Problem>>,
+    /// The files that it is made of, as far as they are known.
+    pub named: Named,
+    /// All that is wrong is that certificates and keys do not belong together: perhaps one half is yet to come.
+    pub lacks_a_half: bool,
+}
+
+/// The same as [`load`], with what is needed to notice that it has to be done again.
+#[must_use]
+pub fn load_again(path: &Path, now: Duration) -> Loaded {
     let problems = Problems::default();
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
     let loader = Loader::new(folder, &problems, now);
+    loader.note(path);
     let config = loader.read(path, |raw| loader.resolve(raw)).flatten();
-    match config {
-        Some(mut config) if !problems.has_errors() => {
-            config.warnings = problems.into_sorted();
+    let (named, unpaired) = (loader.named.take(), loader.unpaired.get());
+    let mut problems = problems.into_sorted();
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    let config = match config {
+        Some(mut config) if errors == 0 => {
+            config.warnings = problems;
             Ok(config)
         }
         Some(_) | None => {
-            let mut problems = problems.into_sorted();
             problems.sort_by_key(|problem| problem.severity != Severity::Error);
             Err(problems)
         }
-    }
+    };
+    Loaded { config, named, lacks_a_half: errors > 0 && errors == unpaired }
+}
+
+/// Where the one that runs with this config has metrics and health.
+///
+/// # Errors
+/// What is wrong with the config, as far as it is looked at.
+pub fn admin_address(path: &Path) -> Result<SocketAddr, Vec<Problem>> {
+    let problems = Problems::default();
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    let loader = Loader::new(folder, &problems, Duration::ZERO);
+    let address = loader.read(path, |raw| loader.addresses(raw).1).flatten();
+    address.ok_or_else(|| problems.into_sorted())
 }
 
 /// What the policy files say, with what they name.
@@ -47,6 +87,7 @@ struct LoadedPolicy {
     policy: Policy,
     identity_connectors: Vec<Connector>,
     logins: Logins,
+    certificate_files: Vec<CertificateFile>,
 }
 
 /// Identities that reach etcd with a certificate of their own.
@@ -56,15 +97,29 @@ pub(super) struct Loader<'a> {
     pub(super) folder: &'a Path,
     pub(super) problems: &'a Problems,
     now: Duration,
+    named: RefCell<Named>,
+    /// Certificates and keys that do not belong together.
+    unpaired: Cell<usize>,
 }
 
 impl<'a> Loader<'a> {
-    pub(super) const fn new(folder: &'a Path, problems: &'a Problems, now: Duration) -> Self {
-        Self { folder, problems, now }
+    pub(super) fn new(folder: &'a Path, problems: &'a Problems, now: Duration) -> Self {
+        Self { folder, problems, now, named: RefCell::default(), unpaired: Cell::new(0) }
     }
 }
 
 impl Loader<'_> {
+    /// Remembers a file of which the config is made.
+    pub(super) fn note(&self, path: &Path) {
+        self.named.borrow_mut().note(path);
+    }
+
+    /// Roots of a file.
+    fn roots(&self, path: &Path) -> Result<Arc<RootCertStore>, MaterialError> {
+        self.note(path);
+        material::roots(path)
+    }
+
     /// Reads the file as it is written.
     pub(super) fn read<T>(&self, path: &Path, resolve: impl FnOnce(&Raw) -> T) -> Option<T> {
         let file = path.display().to_string();
@@ -105,6 +160,8 @@ impl Loader<'_> {
         let limits = limits(&raw.limits);
         let advertise = self.advertise(raw);
         let policy = policy?;
+        let mut certificate_files = self.certificates_of_config(raw);
+        certificate_files.extend(policy.certificate_files);
         Some(Config {
             listen,
             certificate: certificate?,
@@ -119,6 +176,9 @@ impl Loader<'_> {
             advertise,
             limits,
             cores: cores(raw.cores),
+            reload: reload(&raw.reload),
+            fixed: raw.fixed.clone(),
+            certificate_files,
             warnings: Vec::new(),
         })
     }
@@ -168,13 +228,19 @@ impl Loader<'_> {
         paths: &(PathBuf, PathBuf),
         purpose: Purpose,
     ) -> Option<KeyPair> {
+        self.note(&paths.0);
+        self.note(&paths.1);
         let report = |place: &Located<String>, error: MaterialError| {
             self.problems.error(&place.location, error.to_string(), error.hint());
         };
         let chain = material::certificates(&paths.0).map_err(|error| report(certificate, error));
         let signing = material::signing_key(&paths.1).map_err(|error| report(key, error));
         let pair = material::pair(chain.ok()?, signing.ok()?, (&paths.0, &paths.1));
-        let pair = pair.map_err(|error| report(key, error)).ok()?;
+        let unpaired = |error| {
+            self.unpaired.set(self.unpaired.get() + 1);
+            report(key, error);
+        };
+        let pair = pair.map_err(unpaired).ok()?;
         for doubt in material::doubts(&pair, purpose, self.now) {
             let what = format!("the certificate `{}` {doubt}", certificate.value);
             self.problems.warning(&certificate.location, what, "the other side will refuse it");
@@ -197,7 +263,7 @@ impl Loader<'_> {
                     "rename one, or put both roots into one file",
                 );
             }
-            match material::roots(&self.folder.join(&roots.value)) {
+            match self.roots(&self.folder.join(&roots.value)) {
                 Ok(roots) => {
                     authorities.push(Authority { name: name.value.as_str().into(), roots })
                 }
@@ -266,7 +332,7 @@ impl Loader<'_> {
             }
             return None;
         };
-        let roots = material::roots(&self.folder.join(&ca.value));
+        let roots = self.roots(&self.folder.join(&ca.value));
         let roots = roots
             .map_err(|error| self.problems.error(&ca.location, error.to_string(), error.hint()))
             .ok();
@@ -331,6 +397,7 @@ impl Loader<'_> {
         let mut complete = true;
         let mut read = BTreeSet::new();
         for pattern in &raw.policy_files {
+            self.named.borrow_mut().note_pattern(self.folder, &pattern.value);
             let Some(found) = self.matching(pattern) else {
                 complete = false;
                 continue;
@@ -340,6 +407,7 @@ impl Loader<'_> {
                 if !read.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
                     continue;
                 }
+                self.note(&path);
                 match files::read_text(&path) {
                     Ok(text) => {
                         complete &= source.read(&path.display().to_string(), &text, self.problems);
@@ -368,9 +436,10 @@ impl Loader<'_> {
         }
         self.check_settings(&source, raw);
         let identity_connectors = self.identity_connectors(&source, raw);
-        let logins = users::load(&source, self.problems);
+        let logins = users::load(&source, self);
+        let certificate_files = certificates_of_policy(&source).collect();
         let policy = Policy::compile(source, authorities, self.problems);
-        Some(LoadedPolicy { policy, identity_connectors, logins })
+        Some(LoadedPolicy { policy, identity_connectors, logins, certificate_files })
     }
 
     /// The ways to etcd that identities have for themselves, in the order of the policy.
@@ -444,49 +513,4 @@ fn collide(first: SocketAddr, second: SocketAddr) -> bool {
 fn authority(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
-}
-
-fn limits(raw: &RawLimits) -> Limits {
-    let small = |value| u32::try_from(value).unwrap_or(u32::MAX);
-    Limits {
-        connections: number(raw.connections),
-        connections_per_source: number(raw.connections_per_source),
-        pending_handshakes: number(raw.pending_handshakes),
-        handshake_timeout: Duration::from_secs(raw.handshake_timeout_seconds),
-        first_request_timeout: Duration::from_secs(raw.first_request_timeout_seconds),
-        header_timeout: Duration::from_secs(raw.header_timeout_seconds),
-        idle_timeout: unless_zero(raw.idle_timeout_seconds),
-        lifetime: unless_zero(raw.lifetime_seconds),
-        control_frames_per_second: small(raw.control_frames_per_second),
-        resets_per_second: small(raw.resets_per_second),
-        streams_per_connection: small(raw.streams_per_connection),
-        header_list_bytes: small(raw.header_list_bytes),
-        request_bytes: number(raw.request_bytes),
-        calls_per_principal: small(raw.calls_per_principal),
-        streams_per_principal: small(raw.streams_per_principal),
-        watches_per_principal: small(raw.watches_per_principal),
-        requests_per_second_per_principal: raw.requests_per_second_per_principal,
-        bytes_per_second_per_principal: raw.bytes_per_second_per_principal,
-        reply_bytes: raw.reply_bytes,
-        request_bytes_per_principal: number(raw.request_bytes_per_principal),
-        call_timeout: Duration::from_secs(raw.call_timeout_seconds),
-        drain_timeout: Duration::from_secs(raw.drain_timeout_seconds),
-    }
-}
-
-/// 0 stands for a limit that is off.
-pub(super) fn unless_zero(seconds: u64) -> Option<Duration> {
-    (seconds > 0).then(|| Duration::from_secs(seconds))
-}
-
-pub(super) fn number(value: u64) -> usize {
-    usize::try_from(value).unwrap_or(usize::MAX)
-}
-
-/// 0 is one thread per core of the machine.
-fn cores(asked: u64) -> usize {
-    match asked {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        asked => number(asked),
-    }
 }

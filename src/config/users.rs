@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use super::resolve::Loader;
 use crate::document::{Location, Problems};
 use crate::policy::{PasswordFiles, PolicySource};
 use crate::upstream::{Logins, Secret};
@@ -20,8 +21,9 @@ const USERS_MAX: usize = 10_000;
 const OTHERS: u32 = 0o027;
 
 /// Reads the passwords of all users, those of each identity apart.
-pub(super) fn load(source: &PolicySource, problems: &Problems) -> Logins {
-    let mut users = Users { by_identity: Vec::new(), problems };
+pub(super) fn load(source: &PolicySource, loader: &Loader<'_>) -> Logins {
+    let problems = loader.problems;
+    let mut users = Users { by_identity: Vec::new(), problems, loader };
     for files in source.password_files() {
         users.by_identity.push(HashMap::new());
         match files {
@@ -51,6 +53,7 @@ struct Users<'a> {
     /// In the order of the policy.
     by_identity: Vec<HashMap<String, Secret>>,
     problems: &'a Problems,
+    loader: &'a Loader<'a>,
 }
 
 impl Users<'_> {
@@ -59,6 +62,7 @@ impl Users<'_> {
     }
 
     fn add(&mut self, user: String, path: &Path, location: &Location) {
+        self.loader.note(path);
         let password = match read(path) {
             Ok(password) => password,
             Err(what) => {
@@ -87,6 +91,7 @@ impl Users<'_> {
     /// As many users as there are files whose names fit.
     fn add_each(&mut self, files: &PasswordFiles, folder: &Path) {
         let at = files.location();
+        self.loader.note(folder);
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) => {
@@ -115,7 +120,7 @@ impl Users<'_> {
         }
         if !found {
             let what = format!("no password file in `{}` fits", folder.display());
-            let hint = "calls of this identity fail; files are looked for at the start only";
+            let hint = "calls of this identity fail until one is there";
             self.problems.warning(at, what, hint);
         }
     }

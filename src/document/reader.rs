@@ -1,6 +1,7 @@
 //! A TOML table that is read key by key; what nobody asked for is reported as unknown.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
@@ -89,6 +90,33 @@ impl<'a> Document<'a> {
     }
 }
 
+fn written(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("{text:?}"),
+        // In any base.
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or_else(|_| number.to_string(), |number| number.to_string()),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(values) => {
+            let values: Vec<String> = values.iter().map(|value| written(value.get_ref())).collect();
+            format!("[{}]", values.join(", "))
+        }
+        DeValue::Table(table) => {
+            let entry = |(key, value): (&Spanned<_>, &Spanned<_>)| {
+                format!(
+                    "{:?} = {}",
+                    Spanned::<std::borrow::Cow<'_, str>>::get_ref(key),
+                    written(value.get_ref())
+                )
+            };
+            let entries: Vec<String> = table.iter().map(entry).collect();
+            format!("{{ {} }}", entries.join(", "))
+        }
+    }
+}
+
 /// A table whose keys are asked for one by one.
 #[derive(Debug)]
 pub struct TableReader<'d> {
@@ -123,6 +151,17 @@ impl<'d> TableReader<'d> {
     #[must_use]
     pub fn has(&self, key: &'static str) -> bool {
         self.table.contains_key(key)
+    }
+
+    /// The keys that are there, with the value of each as it would be written on one line: what is written otherwise but
+    /// means the same is the same text. They do not count as read.
+    #[must_use]
+    pub fn written(&self) -> BTreeMap<String, (String, Location)> {
+        let written = self.table.iter().map(|(key, value)| {
+            let location = self.document.location_of(&key.span());
+            (key.get_ref().to_string(), (written(value.get_ref()), location))
+        });
+        written.collect()
     }
 
     fn value(&self, key: &'static str) -> Option<(&'d DeValue<'d>, Location)> {
@@ -276,6 +315,17 @@ impl<'d> TableReader<'d> {
             self.wrong_type(key, &location, value, FLAG);
             false
         })
+    }
+
+    /// A table, if there is one of that name, without a word about it: it does not count as read.
+    #[must_use]
+    pub fn peek(&self, key: &'static str) -> Option<Self> {
+        let value = self.table.get(key)?;
+        let table = value.get_ref().as_table()?;
+        let location = self.document.location_of(&value.span());
+        let (document, problems) = (self.document, self.problems);
+        let name = self.path(key);
+        Some(Self { document, table, location, name, taken: RefCell::default(), problems })
     }
 
     /// A table, if the key is there.

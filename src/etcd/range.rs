@@ -86,6 +86,28 @@ impl fmt::Debug for StoredKey {
 }
 
 impl KeyRange {
+    /// The same, apart from the request that it came with: that is not kept in memory by it.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let copy = |key: &StoredKey| StoredKey(Bytes::copy_from_slice(&key.0));
+        let end = match &self.end {
+            RangeEnd::Before(end) => RangeEnd::Before(copy(end)),
+            RangeEnd::Point => RangeEnd::Point,
+            RangeEnd::Infinity => RangeEnd::Infinity,
+        };
+        Self { start: copy(&self.start), end }
+    }
+
+    /// How long its keys are.
+    #[must_use]
+    pub fn key_bytes(&self) -> usize {
+        let end = match &self.end {
+            RangeEnd::Before(end) => end.0.len(),
+            RangeEnd::Point | RangeEnd::Infinity => 0,
+        };
+        self.start.0.len() + end
+    }
+
     /// The range that a request's `key` and `range_end` name. A `range_end` of length 0 is no
     /// range_end, however it was encoded: decoders of different etcd releases disagree on it.
     ///

@@ -3,24 +3,27 @@
 //! prometheus-client and not the global recorder of the `metrics` crate: the registry is passed,
 //! and a histogram keeps buckets, not samples that wait to be collected.
 
+mod certificates;
+mod core;
+
+pub use certificates::{Certificates, OwnCertificate};
+pub use core::CoreCounts;
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use core::{Cores, ForwardDuration};
+
 use crate::etcd::{Page, Rpc};
 
-/// The upper bounds of the latency buckets, in seconds.
-const LATENCY_BUCKETS: [f64; 12] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 /// The upper bounds of the buckets for a sync of the audit log, in seconds.
 const SYNC_BUCKETS: [f64; 11] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -43,6 +46,24 @@ pub enum Verdict {
 
 impl Verdict {
     const ALL: [&'static str; 3] = ["allow", "deny", "refuse"];
+}
+
+/// What is reloaded as a whole, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadUnit {
+    /// Config, policy and certificates.
+    Generation,
+    /// Lists of revoked certificates.
+    Revocation,
+}
+
+impl ReloadUnit {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Generation => "generation",
+            Self::Revocation => "revocation",
+        }
+    }
 }
 
 /// What came of a log-in to etcd, as a label.
@@ -81,81 +102,6 @@ fn count([allow, deny, refuse]: &[Counter; Verdict::ALL.len()], verdict: Verdict
     };
 }
 
-/// What every call of one core counts, where no other core writes: counters that all cores change are dear to touch.
-/// A scrape moves what was allowed to the counters by RPC and verdict, and adds the latencies up anew.
-#[derive(Debug)]
-pub struct CoreCounts {
-    /// Allowed calls by RPC, since the last scrape.
-    allowed: Vec<AtomicU64>,
-    /// Forwarded calls by the bucket of their latency; the last has no upper bound.
-    latencies: [AtomicU64; LATENCY_BUCKETS.len() + 1],
-    latency_nanos: AtomicU64,
-}
-
-impl Default for CoreCounts {
-    fn default() -> Self {
-        Self {
-            allowed: Rpc::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
-            latencies: Default::default(),
-            latency_nanos: AtomicU64::new(0),
-        }
-    }
-}
-
-impl CoreCounts {
-    /// Counts an allowed call.
-    pub fn count_allowed(&self, rpc: Rpc) {
-        if let Some(counter) = self.allowed.get(rpc.index()) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Notes how long a forwarded call took, from the head of its request to the end of its reply.
-    pub fn observe_forward(&self, latency: Duration) {
-        let seconds = latency.as_secs_f64();
-        let bucket = LATENCY_BUCKETS.iter().take_while(|bound| **bound < seconds).count();
-        if let Some(counter) = self.latencies.get(bucket) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        self.latency_nanos.fetch_add(nanos, Ordering::Relaxed);
-    }
-}
-
-/// The counts of all cores.
-#[derive(Clone, Debug, Default)]
-struct Cores(Arc<Mutex<Vec<Arc<CoreCounts>>>>);
-
-impl Cores {
-    fn all(&self) -> Vec<Arc<CoreCounts>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// The histogram of latencies, added up when it is scraped.
-#[derive(Debug)]
-struct ForwardDuration(Cores);
-
-impl EncodeMetric for ForwardDuration {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let bounds = LATENCY_BUCKETS.into_iter().chain([f64::INFINITY]);
-        let mut buckets: Vec<(f64, u64)> = bounds.map(|bound| (bound, 0)).collect();
-        let mut sum = Duration::ZERO;
-        for core in self.0.all() {
-            for ((_, count), counter) in buckets.iter_mut().zip(&core.latencies) {
-                *count += counter.load(Ordering::Relaxed);
-            }
-            sum += Duration::from_nanos(core.latency_nanos.load(Ordering::Relaxed));
-        }
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        encoder.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &buckets, None)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
-    }
-}
-
 /// The metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -169,6 +115,7 @@ pub struct Metrics {
     /// Handshakes that succeeded.
     pub handshakes: Counter,
     connections_ended: Family<Labels, Counter>,
+    watches_cut: Family<Labels, Counter>,
     /// Open client connections.
     pub connections: Gauge,
     /// Open upstream connections.
@@ -192,6 +139,11 @@ pub struct Metrics {
     sink_lost: Family<SinkLabels, Counter<u64, AtomicU64>>,
     sink_up: Family<SinkLabels, Gauge>,
     logins: Family<Labels, Counter>,
+    generation: Gauge<u64, AtomicU64>,
+    reloads: Family<RequestLabels, Counter>,
+    reload_failing: Family<Labels, Gauge>,
+    reload_last_success: Family<Labels, Gauge<u64, AtomicU64>>,
+    certificates: Certificates,
     cores: Cores,
     audit_sync: Histogram,
 }
@@ -207,6 +159,7 @@ impl Default for Metrics {
             handshakes_refused: Family::default(),
             handshakes: Counter::default(),
             connections_ended: Family::default(),
+            watches_cut: Family::default(),
             connections: Gauge::default(),
             upstream_connections: Gauge::default(),
             upstream_connect_failures: Counter::default(),
@@ -221,6 +174,11 @@ impl Default for Metrics {
             sink_lost: Family::default(),
             sink_up: Family::default(),
             logins: Family::default(),
+            generation: Gauge::default(),
+            reloads: Family::default(),
+            reload_failing: Family::default(),
+            reload_last_success: Family::default(),
+            certificates: Certificates::default(),
             cores: Cores::default(),
             audit_sync: Histogram::new(SYNC_BUCKETS),
             registry: Registry::default(),
@@ -229,11 +187,61 @@ impl Default for Metrics {
         metrics.register_connections(&mut registry);
         metrics.register_audit(&mut registry);
         metrics.register_sinks(&mut registry);
+        metrics.register_reloads(&mut registry);
+        metrics.certificates.register(&mut registry);
         Self { registry, ..metrics }
     }
 }
 
 impl Metrics {
+    fn register_reloads(&self, registry: &mut Registry) {
+        registry.register(
+            "generation",
+            "The generation of config, policy and certificates in force, counted from 1 at the start",
+            self.generation.clone(),
+        );
+        registry.register(
+            "reloads",
+            "Reloads by unit and result; files that have not changed count as well",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "reload_failing",
+            "1 while what is in force is not what the files say, by unit",
+            self.reload_failing.clone(),
+        );
+        registry.register_with_unit(
+            "reload_last_success_timestamp",
+            "When what is in force was read, in seconds since 1970, by unit",
+            Unit::Seconds,
+            self.reload_last_success.clone(),
+        );
+    }
+
+    /// Certificates and when they end.
+    #[must_use]
+    pub const fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// Notes that another generation of that unit is in force.
+    pub fn note_reload(&self, unit: ReloadUnit, generation: u64, now: Duration) {
+        let labels = [("unit", unit.name())];
+        if unit == ReloadUnit::Generation {
+            self.generation.set(generation);
+        }
+        self.reloads.get_or_create_owned(&[("unit", unit.name()), ("result", "ok")]).inc();
+        self.reloads.get_or_create_owned(&[("unit", unit.name()), ("result", "failed")]);
+        self.reload_failing.get_or_create_owned(&labels).set(0);
+        self.reload_last_success.get_or_create_owned(&labels).set(now.as_secs());
+    }
+
+    /// Notes that what the files of that unit say is not in force.
+    pub fn note_failed_reload(&self, unit: ReloadUnit) {
+        self.reloads.get_or_create_owned(&[("unit", unit.name()), ("result", "failed")]).inc();
+        self.reload_failing.get_or_create_owned(&[("unit", unit.name())]).set(1);
+    }
+
     fn register_connections(&self, registry: &mut Registry) {
         registry.register(
             "handshakes_refused",
@@ -246,6 +254,11 @@ impl Metrics {
             "connections_ended",
             "Client connections that ended, by reason",
             self.connections_ended.clone(),
+        );
+        registry.register(
+            "watches_cut",
+            "Watches that ended because the right to them had, by reason",
+            self.watches_cut.clone(),
         );
         registry.register(
             "upstream_connections",
@@ -342,7 +355,7 @@ impl Metrics {
     #[must_use]
     pub fn new_core(&self) -> Arc<CoreCounts> {
         let core = Arc::new(CoreCounts::default());
-        self.cores.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&core));
+        self.cores.push(&core);
         core
     }
 
@@ -368,6 +381,11 @@ impl Metrics {
         self.logins.get_or_create(&[("result", result.name())]).inc();
     }
 
+    /// Counts watches whose right has ended, by reason.
+    pub fn count_cut_watches(&self, reason: &'static str, watches: usize) {
+        self.watches_cut.get_or_create_owned(&[("reason", reason)]).inc_by(watches as u64);
+    }
+
     /// Counts a connection that ended.
     pub fn count_ended_connection(&self, reason: &'static str) {
         self.connections_ended.get_or_create(&[("reason", reason)]).inc();
@@ -382,8 +400,8 @@ impl Metrics {
     #[must_use]
     pub fn render(&self) -> String {
         for core in self.cores.all() {
-            for ([allowed, ..], counter) in self.requests.iter().zip(&core.allowed) {
-                allowed.inc_by(counter.swap(0, Ordering::Relaxed));
+            for ([allowed, ..], count) in self.requests.iter().zip(core.take_allowed()) {
+                allowed.inc_by(count);
             }
         }
         let mut text = String::new();
@@ -396,6 +414,7 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use super::core::LATENCY_BUCKETS;
     use super::*;
 
     #[test]

@@ -18,8 +18,8 @@ mod upstream;
 
 pub use compile::{Identification, NoPrincipal, Policy, Rights, RuleId};
 pub use decide::{
-    Asker, Cause, Decision, Denial, decide, decide_touch, permit_log_in, permit_look_up,
-    permit_probe, permit_session_lease,
+    Asker, Cause, Decision, Denial, decide, decide_touch, permit_cancel_watch, permit_log_in,
+    permit_look_up, permit_probe, permit_session_lease,
 };
 pub use explain::Explained;
 pub use http::{HttpDecision, HttpDenial, HttpPermit, decide_http};

@@ -53,6 +53,16 @@ impl ActsAs {
         }
     }
 
+    /// Whether etcd sees the same, over the same way.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ringfence, Self::Ringfence) | (Self::Nobody, Self::Nobody) => true,
+            (Self::Certificate(pool), Self::Certificate(other)) => Rc::ptr_eq(pool, other),
+            (Self::User(login), Self::User(other)) => Arc::ptr_eq(login, other),
+            _ => false,
+        }
+    }
+
     fn pool<'a>(&'a self, core: &'a Core) -> Result<&'a Pool, ForwardError> {
         match self {
             Self::Ringfence | Self::User(_) => Ok(&core.pool),

@@ -19,12 +19,13 @@ use crate::audit::{
     Verdict,
 };
 use crate::clock;
-use crate::etcd::{CanonicalRequest, Rpc, strict, written_values};
+use crate::etcd::{CanonicalRequest, Rpc, Touch, Touches, strict, written_values};
 use crate::grpc::metadata::Metadata;
 use crate::grpc::{Code, Status};
 use crate::metrics;
 use crate::policy::{
-    Asker, Cause, Decision, Denial, FoundLeases, LeaseContent, Permit, decide, permit_look_up,
+    Asker, Cause, Decision, Denial, FoundLeases, LeaseContent, Permit, decide, decide_touch,
+    permit_look_up,
 };
 use crate::upstream::ForwardError;
 
@@ -35,6 +36,7 @@ pub(super) const OURSELVES: &str = "(ringfence)";
 #[derive(Clone, Copy)]
 pub(super) struct Asking<'a> {
     pub(super) core: &'a Rc<Core>,
+    pub(super) client: &'a Rc<Client>,
     pub(super) identified: &'a Identified,
     pub(super) metadata: &'a Metadata,
     pub(super) call: CallId,
@@ -125,13 +127,35 @@ impl<'a> Asking<'a> {
         })
     }
 
-    async fn deny(&self, denial: &Denial) -> Refused {
-        let (reason, rule) = match denial.cause {
+    /// The name and the rule of a cause in records.
+    fn why(&self, cause: Cause) -> (&'static str, Option<&'a str>) {
+        match cause {
             Cause::NoRule => ("no_rule", None),
             Cause::DenyRule(rule) => ("deny_rule", Some(self.core.policy.rule_name(rule))),
             Cause::ForeignLease => ("foreign_lease", None),
             Cause::TooMany => ("too_many", None),
-        };
+        }
+    }
+
+    /// Records that what was allowed is denied from now on.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub(super) async fn record_end(
+        &self,
+        rpc: Rpc,
+        touches: &Touches,
+        cause: Cause,
+    ) -> Result<(), Unavailable> {
+        let (reason, rule) = self.why(cause);
+        self.core.metrics.count_request(Some(rpc), metrics::Verdict::Deny);
+        let touches = self.core.recorder.levels().of_denied(self.identity(), touches);
+        let event = self.event(rpc, Verdict::Deny { reason, rule, touch: 0 }, touches);
+        self.core.recorder.record(self.share(), &record(event)).await
+    }
+
+    async fn deny(&self, denial: &Denial) -> Refused {
+        let (reason, rule) = self.why(denial.cause);
         let rpc = denial.request.rpc();
         if rpc == Rpc::Authenticate {
             tracing::warn!(
@@ -226,27 +250,36 @@ impl<'a> Asking<'a> {
     }
 }
 
+/// Why what was allowed once is not allowed any more, with the rights of now, if it is not. A lease was judged by the
+/// keys that it held.
+pub(super) fn no_longer_allowed(identified: &Identified, touches: &Touches) -> Option<Cause> {
+    let rights = &identified.identification.rights;
+    if !rights.grants_anything() {
+        return Some(Cause::NoRule);
+    }
+    let about_rights = touches.iter().filter(|touch| !matches!(touch, Touch::Lease { .. }));
+    about_rights.map(|touch| decide_touch(rights, touch)).find_map(Result::err)
+}
+
 /// Records a call that is refused before policy is asked.
 pub(super) async fn record_refusal(
-    core: &Core,
     client: &Client,
     call: CallId,
     path: &str,
     refusal: &Refusal,
 ) -> Result<(), Unavailable> {
-    let record = refusal_record(core, client, call, path, refusal);
-    core.recorder.record(&client.queue_share, &record).await
+    let record = refusal_record(client, call, path, refusal);
+    client.core.recorder.record(&client.queue_share, &record).await
 }
 
 pub(super) fn refusal_record<'a>(
-    core: &Core,
     client: &'a Client,
     call: CallId,
     path: &str,
     refusal: &Refusal,
 ) -> Record<'a> {
     let known = Rpc::from_path(path);
-    core.metrics.count_request(known, metrics::Verdict::Refuse);
+    client.core.metrics.count_request(known, metrics::Verdict::Refuse);
     let path = known.map_or_else(
         || Path::Unknown(path.chars().take(PATH_CHARS_MAX).collect()),
         |rpc| Path::Known(rpc.path()),

@@ -24,8 +24,8 @@ use crate::grpc::MessageReader;
 use crate::grpc::metadata::Metadata;
 
 /// The head of a request: which RPC, and what travels with it.
-pub(super) struct Head<'c> {
-    pub(super) identified: &'c Identified,
+pub(super) struct Head {
+    pub(super) identified: Rc<Identified>,
     pub(super) rpc: Rpc,
     pub(super) metadata: Metadata,
     /// Held until the call ends.
@@ -40,7 +40,6 @@ struct Message {
 
 /// Serves one call to its end; until then it holds its place among the streams.
 pub(super) async fn serve<P>(
-    core: Rc<Core>,
     client: Rc<Client>,
     call: CallId,
     request: Request<RecvStream>,
@@ -49,38 +48,40 @@ pub(super) async fn serve<P>(
 ) {
     if super::page::is_plain_http(&request) {
         // On the heap, as all that is rare: the future of every other call stays small.
-        return Box::pin(super::page::http2::serve(core, client, call, request, respond)).await;
+        return Box::pin(super::page::http2::serve(client, call, request, respond)).await;
     }
+    let core = &client.core;
     let _open = core.open_calls.open();
     let started = Instant::now();
     let (parts, mut body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-    let mut head = match read_head(&core, &client, &parts, path) {
+    let mut head = match read_head(&client, &parts, path) {
         Ok(head) => head,
-        Err(refusal) => return refuse(&core, &client, call, path, &refusal, &mut respond).await,
+        Err(refusal) => return refuse(&client, call, path, &refusal, &mut respond).await,
     };
     if head.rpc.entry().shape == Shape::Bidirectional {
-        return Box::pin(stream::serve(&core, &client, call, head, body, respond)).await;
+        return Box::pin(stream::serve(&client, call, head, body, respond)).await;
     }
     let ends = deadline(started, head.rpc, &head.metadata, core.limits.call_timeout);
     // Also a call that may take as long as it likes has to begin.
     let begun = started + core.limits.call_timeout;
     let begun = ends.map_or(begun, |ends| ends.min(begun));
     let alarm = core.alarms.alarm(Some(begun));
-    let read = alarm.bound(pin!(read_message(&core, &mut head, &mut body))).await;
+    let read = alarm.bound(pin!(read_message(core, &mut head, &mut body))).await;
     let message = match read.unwrap_or(Err(Refusal::Slow)) {
         Ok(message) => message,
         Err(mut refusal) => {
             // What is never throttled is a probe; this is none.
-            if is_never_throttled(head.rpc) && !head.identified.takes_request(&core) {
+            if is_never_throttled(head.rpc) && !head.identified.takes_request(core) {
                 refusal = Refusal::Rate;
             }
-            return refuse(&core, &client, call, path, &refusal, &mut respond).await;
+            return refuse(&client, call, path, &refusal, &mut respond).await;
         }
     };
     let asking = Asking {
-        core: &core,
-        identified: head.identified,
+        core,
+        client: &client,
+        identified: &head.identified,
         metadata: &head.metadata,
         call,
         request_bytes: message.bytes,
@@ -112,12 +113,8 @@ pub(super) fn deadline(
 }
 
 /// Phase one, first half: who asks for what.
-fn read_head<'c>(
-    core: &Core,
-    client: &'c Client,
-    parts: &http::request::Parts,
-    path: &str,
-) -> Result<Head<'c>, Refusal> {
+fn read_head(client: &Client, parts: &http::request::Parts, path: &str) -> Result<Head, Refusal> {
+    let core = &client.core;
     let identified =
         client.identified.as_ref().map_err(|nobody| Refusal::NoPrincipal(nobody.clone()))?;
     let rpc = Rpc::from_path(path);
@@ -137,7 +134,7 @@ fn read_head<'c>(
         identified.share.call(identified.bounds.calls)
     };
     let share = share.ok_or(Refusal::Share)?;
-    Ok(Head { identified, rpc, metadata, share })
+    Ok(Head { identified: Rc::clone(identified), rpc, metadata, share })
 }
 
 /// A lease that is not kept alive takes its keys with it, and a probe must not fail for a busy program.
@@ -149,7 +146,7 @@ fn is_never_throttled(rpc: Rpc) -> bool {
 /// meaning.
 async fn read_message(
     core: &Core,
-    head: &mut Head<'_>,
+    head: &mut Head,
     body: &mut RecvStream,
 ) -> Result<Message, Refusal> {
     let mut reader = MessageReader::new(core.limits.request_bytes);
@@ -164,7 +161,7 @@ async fn read_message(
         reader.push(chunk)?;
     }
     let message = reader.finish()?;
-    let canonical = read_request(core, head.identified, head.rpc, &message)?;
+    let canonical = read_request(core, &head.identified, head.rpc, &message)?;
     Ok(Message { canonical, bytes: message.len() })
 }
 
@@ -186,14 +183,13 @@ pub(super) fn read_request(
 }
 
 pub(super) async fn refuse(
-    core: &Core,
     client: &Client,
     call: CallId,
     path: &str,
     refusal: &Refusal,
     respond: &mut SendResponse<Bytes>,
 ) {
-    let recorded = record_refusal(core, client, call, path, refusal).await;
+    let recorded = record_refusal(client, call, path, refusal).await;
     let status = match recorded {
         Ok(()) => refusal.status(),
         Err(Unavailable) => Some(audit_unavailable()),
@@ -206,7 +202,6 @@ pub(super) async fn refuse(
 
 /// Refuses a call for which there is to be no task: the principal's streams are many already.
 pub(super) fn refuse_at_once(
-    core: &Core,
     client: &Client,
     call: CallId,
     path: &str,
@@ -214,12 +209,13 @@ pub(super) fn refuse_at_once(
     is_plain_http: bool,
     respond: &mut SendResponse<Bytes>,
 ) {
+    let core = &client.core;
     // Also this is a request that its principal makes; there is nothing worse to tell than the refusal.
     if let Ok(identified) = &client.identified {
         identified.takes_request(core);
     }
     let recorded = {
-        let record = refusal_record(core, client, call, path, refusal);
+        let record = refusal_record(client, call, path, refusal);
         core.recorder.try_record(&client.queue_share, &record)
     };
     if recorded.is_err() {

@@ -1,31 +1,40 @@
 //! One client connection: handshake, who it is, then its streams until it ends.
 
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use super::acting::ActsAs;
 use super::ending::Ending;
+use super::judge::{Hub, Member, Shown};
 use super::rate::{PerSecond, Rate};
 use super::share::Share;
 use super::{Core, http1, http2};
 use crate::audit::{ConnectionId, CoreRecorder, CoreShare, Event, OpenConnection, Record};
 use crate::clock;
 use crate::identity::CertificateFacts;
+use crate::identity::certificate::CertificateError;
 use crate::policy::{Identification, NoPrincipal};
 use crate::tls::{Accepted, HandshakeRefusal, Protocol};
 
-/// Who a connection is, for all its calls.
-#[derive(Debug)]
+/// What holds for the calls of a connection, until it is judged again.
+#[derive(Clone, Debug)]
 pub(super) struct Client {
     pub(super) connection: ConnectionId,
+    /// The generation that was asked.
+    pub(super) core: Rc<Core>,
+    /// The CA that vouches.
+    pub(super) authority: Arc<str>,
     /// Who, with what it may do; or why it is nobody.
-    pub(super) identified: Result<Identified, String>,
+    pub(super) identified: Result<Rc<Identified>, String>,
+    /// Why the connection has to end, if it has to.
+    pub(super) ending: Option<Ending>,
     /// The part of the room for audit records that its calls use.
     pub(super) queue_share: CoreShare,
+    /// Where later judgements come from.
+    pub(super) member: Weak<Member>,
 }
 
 #[derive(Debug)]
@@ -41,6 +50,19 @@ pub(super) struct Identified {
     pub(super) queue_share: CoreShare,
 }
 
+impl Client {
+    /// The principal's name, for people.
+    pub(super) fn name(&self) -> &str {
+        self.identified.as_ref().map_or("nobody", |identified| &identified.name)
+    }
+
+    /// The same connection, which has to end: from now on it is nobody.
+    pub(super) fn ended(&self, core: &Rc<Core>, ending: Ending) -> Self {
+        let why = ending.name().to_owned();
+        Self { core: Rc::clone(core), identified: Err(why), ending: Some(ending), ..self.clone() }
+    }
+}
+
 /// What this principal may use at a time, per core, and how much at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
@@ -52,6 +74,24 @@ pub(super) struct Bounds {
 }
 
 impl Identified {
+    /// Who a certificate is that verified under that CA; or why it is nobody.
+    pub(super) fn find(
+        core: &Core,
+        authority: &str,
+        facts: Result<&CertificateFacts, &CertificateError>,
+    ) -> Result<Rc<Self>, String> {
+        let facts = facts.map_err(ToString::to_string)?;
+        let found = core.policy.identify(authority, facts);
+        let identification = found.map_err(|nobody: NoPrincipal| nobody.to_string())?;
+        Ok(Rc::new(Self::new(core, identification, &core.recorder)))
+    }
+
+    /// Whether it is the same principal and reaches etcd as the same; rights may differ.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.identification.principal == other.identification.principal
+            && self.acts_as.is_same(&other.acts_as)
+    }
+
     fn new(core: &Core, identification: Identification, recorder: &CoreRecorder) -> Self {
         let name: Arc<str> = identification.principal.to_string().into();
         let share = core.shares.borrow_mut().of(&identification.principal);
@@ -99,16 +139,15 @@ impl Identified {
     }
 }
 
-/// Serves a connection until it ends, or until `draining` turns true and its calls have ended.
-/// `handshake_slot` is held until the handshake is over.
+/// Serves a connection until it ends. `handshake_slot` is held until the handshake is over.
 pub async fn serve<S>(
-    core: Rc<Core>,
+    hub: Rc<Hub>,
     stream: TcpStream,
     source: SocketAddr,
     connection: ConnectionId,
     handshake_slot: S,
-    draining: watch::Receiver<bool>,
 ) {
+    let core = hub.core();
     let accepted = core.acceptor.accept(stream).await;
     drop(handshake_slot);
     let accepted = match accepted {
@@ -117,17 +156,19 @@ pub async fn serve<S>(
     };
     core.metrics.handshakes.inc();
     core.metrics.connections.inc();
-    let client = identify(&core, &accepted, source, connection).await;
-    if let Some((client, open)) = client {
-        let (calls, ending) = match accepted.protocol {
-            Protocol::Http2 => http2::serve(&core, client, accepted.stream, draining).await,
-            Protocol::Http1 => {
-                (http1::serve(&core, client, accepted.stream, draining).await, Ending::Http1)
-            }
+    let Accepted { stream, authority, leaf, intermediates, protocol, version } = accepted;
+    let shown = Shown { leaf, intermediates };
+    if let Some((member, open)) =
+        identify(&hub, &core, authority, shown, (source, connection), version).await
+    {
+        let (calls, ending) = match protocol {
+            Protocol::Http2 => http2::serve(&member, stream).await,
+            Protocol::Http1 => http1::serve(&member, stream).await,
         };
         core.metrics.count_ended_connection(ending.name());
         open.close(calls, ending.name());
     }
+    hub.leave(connection);
     core.metrics.connections.dec();
 }
 
@@ -143,33 +184,43 @@ fn note_refusal(core: &Core, source: SocketAddr, refusal: &HandshakeRefusal) {
     recorder.record_refusal(&core.refusals, source.ip(), refusal.reason, &detail);
 }
 
-/// Records the connection; `None` when it cannot be recorded, and then it is not served.
+/// Finds out who it is, and records the connection; `None` when it cannot be recorded, and then it is not served.
 async fn identify(
-    core: &Core,
-    accepted: &Accepted,
-    source: SocketAddr,
-    connection: ConnectionId,
-) -> Option<(Rc<Client>, OpenConnection)> {
-    let facts = CertificateFacts::read(&accepted.leaf);
-    let identified: Result<Identification, String> = match &facts {
-        Ok(facts) => core
-            .policy
-            .identify(&accepted.authority, facts)
-            .map_err(|error: NoPrincipal| error.to_string()),
-        Err(error) => Err(error.to_string()),
+    hub: &Hub,
+    known: &Rc<Core>,
+    mut authority: Arc<str>,
+    shown: Shown,
+    (source, connection): (SocketAddr, ConnectionId),
+    version: &'static str,
+) -> Option<(Rc<Member>, OpenConnection)> {
+    // From here to `join` nothing waits: what holds now is what is judged, and what comes later finds a member.
+    let core = hub.core();
+    let mut ending = None;
+    if !Rc::ptr_eq(known, &core) {
+        match shown.verify(&core, clock::since_epoch()) {
+            Ok(name) => authority = name,
+            Err(found) => ending = Some(found),
+        }
+    }
+    let facts = CertificateFacts::read(&shown.leaf);
+    let identified = match ending {
+        Some(ending) => Err(ending.name().to_owned()),
+        None => Identified::find(&core, &authority, facts.as_ref()),
     };
-    let recorder = &core.recorder;
-    let identified =
-        identified.map(|identification| Identified::new(core, identification, recorder));
+    if let (Ok(identified), Ok(facts)) = (&identified, &facts) {
+        let identity = identified.identification.principal.identity();
+        let (end, now) = (facts.not_after_seconds, clock::since_epoch());
+        core.metrics.certificates().note_shown(identity, end, now);
+    }
     let queue_share = match &identified {
         Ok(identified) => identified.queue_share.clone(),
-        Err(_) => recorder.share_of(None),
+        Err(_) => core.recorder.share_of(None),
     };
     let event = Event::ConnectionOpen {
         connection,
         source,
-        tls: accepted.version,
-        authority: Arc::clone(&accepted.authority),
+        tls: version,
+        authority: Arc::clone(&authority),
         facts: facts.ok().map(Arc::new),
         principal: identified
             .as_ref()
@@ -178,6 +229,11 @@ async fn identify(
         repeated: false,
     };
     let record = Record { time: clock::since_epoch(), event };
-    let open = core.recorder.open(&queue_share, connection, &record).await.ok()?;
-    Some((Rc::new(Client { connection, identified, queue_share }), open))
+    let member = Weak::new();
+    let share = queue_share.clone();
+    let recorder = core.recorder.clone();
+    let client = Client { connection, core, authority, identified, ending, queue_share, member };
+    let member = hub.join(shown, client);
+    let open = recorder.open(&share, connection, &record).await.ok()?;
+    Some((member, open))
 }

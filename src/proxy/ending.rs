@@ -17,6 +17,16 @@ pub(super) enum Ending {
     Http1,
     /// ringfence was told to end.
     Drained,
+    /// Its certificate, or one on the way to the CA, was revoked.
+    CertificateRevoked,
+    /// Its certificate, or one on the way to the CA, has expired.
+    CertificateExpired,
+    /// No configured CA vouches for its certificate any more.
+    CertificateUntrusted,
+    /// No identity matches its certificate any more.
+    IdentityRemoved,
+    /// Its certificate is somebody else's now, or reaches etcd as somebody else.
+    IdentityChanged,
     /// No call for too long.
     Idle,
     /// It got as old as a connection may.
@@ -44,6 +54,11 @@ impl Ending {
             Self::Client => "client_closed",
             Self::Http1 => "http1",
             Self::Drained => "drained",
+            Self::CertificateRevoked => "certificate_revoked",
+            Self::CertificateExpired => "certificate_expired",
+            Self::CertificateUntrusted => "certificate_untrusted",
+            Self::IdentityRemoved => "identity_removed",
+            Self::IdentityChanged => "identity_changed",
             Self::Idle => "idle",
             Self::Lifetime => "lifetime",
             Self::NoPreface => "no_preface",
@@ -62,6 +77,19 @@ impl Ending {
     /// Whether the client did nothing wrong: it is told to go, and its open calls may end.
     pub(super) const fn is_polite(self) -> bool {
         matches!(self, Self::Drained | Self::Idle | Self::Lifetime | Self::NoRequest)
+            || self.ends_a_right()
+    }
+
+    /// Whether what the connection was let in by holds no longer: its calls end now.
+    pub(super) const fn ends_a_right(self) -> bool {
+        matches!(
+            self,
+            Self::CertificateRevoked
+                | Self::CertificateExpired
+                | Self::CertificateUntrusted
+                | Self::IdentityRemoved
+                | Self::IdentityChanged
+        )
     }
 
     /// What the client is told when it is cut.

@@ -14,12 +14,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use super::Core;
 use super::connection::Client;
+use super::ending::Ending;
+use super::judge::{Judgements, Member};
 use super::page::{self, Cut, HttpRequest, PageBody};
 use crate::audit::CallId;
 
@@ -30,12 +30,12 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Serves the connection until it ends; how many requests there were. Between two of them it may be
 /// idle for as long as a handshake may take.
-pub(super) async fn serve(
-    core: &Rc<Core>,
-    client: Rc<Client>,
-    stream: TlsStream<TcpStream>,
-    mut draining: watch::Receiver<bool>,
-) -> u64 {
+pub(super) async fn serve(member: &Member, stream: TlsStream<TcpStream>) -> (u64, Ending) {
+    let first = member.client();
+    let (core, mut judgements) = (Rc::clone(&first.core), Judgements::after(&first));
+    if let Some(ending) = first.ending {
+        return (0, ending);
+    }
     let calls = Cell::new(0_u64);
     let cut = Cut::new("client_gone");
     // hyper asks for a body only as the client takes it, so a client that takes nothing would
@@ -43,11 +43,12 @@ pub(super) async fn serve(
     let overdue = RefCell::new(Box::pin(tokio::time::sleep(core.limits.call_timeout)));
     let service = service_fn(|request: Request<Incoming>| {
         calls.set(calls.get() + 1);
+        let client = member.client();
         let call = CallId::new(client.connection, calls.get());
         let started = Instant::now();
         overdue.borrow_mut().as_mut().reset(started + core.limits.call_timeout + GRACE);
-        let (core, client, cut) = (core, &client, &cut);
-        async move { Ok::<_, Infallible>(answer(core, client, call, request, started, cut).await) }
+        let cut = &cut;
+        async move { Ok::<_, Infallible>(answer(&client, call, request, started, cut).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -56,8 +57,7 @@ pub(super) async fn serve(
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = pin!(serving);
     // Dropped before `serving`, which holds the page that is cut.
-    let _ending = Ending(&cut);
-    let mut told = false;
+    let _aborted = Aborted(&cut);
     loop {
         tokio::select! {
             biased;
@@ -66,22 +66,25 @@ pub(super) async fn serve(
                     tracing::debug!(%error, "an HTTP/1.1 connection ended");
                 }
                 cut.say("client_gone");
-                return calls.get();
+                return (calls.get(), Ending::Http1);
             }
             () = std::future::poll_fn(|context| overdue.borrow_mut().as_mut().poll(context)) => {
                 cut.say("timeout");
-                return calls.get();
+                return (calls.get(), Ending::Http1);
             }
-            _ = draining.wait_for(|draining| *draining), if !told => {
-                told = true;
-                serving.as_mut().graceful_shutdown();
+            client = judgements.next() => match client.ending {
+                Some(ending) if ending.ends_a_right() => {
+                    cut.say(ending.name());
+                    return (calls.get(), ending);
+                }
+                Some(_) => serving.as_mut().graceful_shutdown(),
+                None => {}
             }
         }
     }
 }
 
 async fn answer(
-    core: &Rc<Core>,
     client: &Client,
     call: CallId,
     request: Request<Incoming>,
@@ -91,7 +94,7 @@ async fn answer(
     let has_body = !request.body().is_end_stream();
     let (head, _unread) = request.into_parts();
     let request = HttpRequest { call, head: &head, has_body, started };
-    let mut response = page::answer(core, client, request, cut).await;
+    let mut response = page::answer(client, request, cut).await;
     // Behind a refused request nothing is looked for: who knows where it ends.
     if response.body().is_ours() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -100,9 +103,9 @@ async fn answer(
 }
 
 /// Says of a page that is cut with its core, at the end of the drain time, that we did it.
-struct Ending<'a>(&'a Cut);
+struct Aborted<'a>(&'a Cut);
 
-impl Drop for Ending<'_> {
+impl Drop for Aborted<'_> {
     fn drop(&mut self) {
         self.0.say("aborted");
     }

@@ -1,7 +1,7 @@
 //! The HTTP/2 streams of one client connection, until it ends or has to.
 
 use std::cell::Cell;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection};
 use http::uri::PathAndQuery;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::connection::Client;
 use super::ending::{Deadlines, Ending, Standing};
 use super::guard::{Guard, Guarded};
+use super::judge::{Judgements, Member};
 use super::share::StreamShare;
 use super::{Core, Refusal, call};
 use crate::audit::CallId;
@@ -35,18 +35,17 @@ const RESET_STREAMS_MAX: usize = 64;
 const SPARE_CONTINUATIONS: u32 = 4;
 /// Streams at a time of a connection that is nobody: each will be refused.
 const NOBODY_STREAMS_MAX: u32 = 16;
+/// How long the streams of a client whose right has ended may take to say so.
+const TOLD_GRACE: Duration = Duration::from_millis(250);
 /// How long a client that is cut may take to read that it is.
 const CUT_GRACE: Duration = Duration::from_secs(1);
 /// A timer that is not needed is set this far ahead.
 const FAR: Duration = Duration::from_secs(24 * 3600);
 
 /// Serves until the end; how many calls there were, and why it ended.
-pub(super) async fn serve(
-    core: &Rc<Core>,
-    client: Rc<Client>,
-    stream: TlsStream<TcpStream>,
-    draining: watch::Receiver<bool>,
-) -> (u64, Ending) {
+pub(super) async fn serve(member: &Member, stream: TlsStream<TcpStream>) -> (u64, Ending) {
+    let mut client = member.client();
+    let core = Rc::clone(&client.core);
     let guard = Rc::new(Guard::new(FrameLimits {
         control_frames_per_second: core.limits.control_frames_per_second,
         resets_per_second: core.limits.resets_per_second,
@@ -65,7 +64,7 @@ pub(super) async fn serve(
         Ok(Err(error)) => return (0, Ending::of(&error)),
         Err(_) => return (0, Ending::NoPreface),
     };
-    let mut session = Session::new(core, connection, guard);
+    let mut session = Session::new(&core, connection, guard);
     let (share, streams_max) = match &client.identified {
         Ok(identified) => {
             let bounds = identified.bounds;
@@ -74,15 +73,23 @@ pub(super) async fn serve(
         Err(_) => (Rc::default(), NOBODY_STREAMS_MAX),
     };
     let mut calls = 0;
-    // Once for all calls: to begin and to give up waiting takes locks that all cores share.
-    let mut drained = pin!(is_true(draining));
+    if let Some(ending) = client.ending {
+        session.leave(ending);
+    }
+    // Once for all calls, and set anew only when it has brought something: to begin waiting takes locks.
+    let mut judged = Box::pin(next_judgement(Judgements::after(&client)));
     loop {
         let event = tokio::select! {
             biased;
-            event = std::future::poll_fn(|context| session.poll_event(context)) => event,
-            () = &mut drained, if session.is_open() => {
-                SessionEvent::Due(Due::Leave(Ending::Drained))
+            (judgements, next) = judged.as_mut() => {
+                judged.set(next_judgement(judgements));
+                client = next;
+                match client.ending.filter(|ending| session.may_go_politely(*ending)) {
+                    Some(ending) => SessionEvent::Due(Due::Leave(ending)),
+                    None => continue,
+                }
             }
+            event = std::future::poll_fn(|context| session.poll_event(context)) => event,
         };
         match event {
             SessionEvent::Call(request, mut respond) => {
@@ -95,13 +102,13 @@ pub(super) async fn serve(
                     let nobody = client.identified.as_ref().err().cloned();
                     let refusal = nobody.map_or(Refusal::Share, Refusal::NoPrincipal);
                     let page = super::page::is_plain_http(&request);
-                    call::refuse_at_once(core, &client, call, path, &refusal, page, &mut respond);
+                    call::refuse_at_once(&client, call, path, &refusal, page, &mut respond);
                     continue;
                 };
                 let place = OpenStream::new(&session.activity, place);
-                let (core, client) = (Rc::clone(core), Rc::clone(&client));
                 // On the heap: tokio moves what it is given several times before it runs, and once more when it ends.
-                let serving = Box::pin(call::serve(core, client, call, request, respond, place));
+                let serving =
+                    Box::pin(call::serve(Rc::clone(&client), call, request, respond, place));
                 tokio::task::spawn_local(serving);
             }
             SessionEvent::Due(Due::Leave(ending)) => session.leave(ending),
@@ -110,9 +117,9 @@ pub(super) async fn serve(
     }
 }
 
-async fn is_true(mut flag: watch::Receiver<bool>) {
-    // Whoever could set it is gone only when the core is.
-    drop(flag.wait_for(|flag| *flag).await);
+async fn next_judgement(mut judgements: Judgements) -> (Judgements, Rc<Client>) {
+    let next = judgements.next().await;
+    (judgements, next)
 }
 
 /// What happens on a connection.
@@ -174,8 +181,14 @@ impl Session {
         }
     }
 
-    const fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open)
+    /// Whether it is told to go, and not cut off: at first, and when what it leaves for is another thing than a right
+    /// that ends meanwhile.
+    const fn may_go_politely(&self, ending: Ending) -> bool {
+        match self.phase {
+            Phase::Open => ending.is_polite(),
+            Phase::Leaving(before, _) => ending.ends_a_right() && !before.ends_a_right(),
+            Phase::Cut(..) => false,
+        }
     }
 
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<SessionEvent> {
@@ -231,10 +244,11 @@ impl Session {
     /// Tells the client to go, or, when it had its time or misbehaves, cuts it off with GOAWAY.
     fn leave(&mut self, ending: Ending) {
         let now = self.guard.now();
-        if self.is_open() && ending.is_polite() {
+        if self.may_go_politely(ending) {
             tracing::debug!(reason = ending.name(), "a client is told to go");
+            let wait = if ending.ends_a_right() { TOLD_GRACE } else { self.drain_timeout };
             // At the end of the process the core knows when to stop waiting.
-            let until = (ending != Ending::Drained).then(|| now.saturating_add(self.drain_timeout));
+            let until = (ending != Ending::Drained).then(|| now.saturating_add(wait));
             self.phase = Phase::Leaving(ending, until);
             self.connection.graceful_shutdown();
         } else {

@@ -12,6 +12,7 @@ mod ending;
 mod guard;
 mod http1;
 mod http2;
+mod judge;
 mod outbox;
 mod page;
 mod rate;
@@ -24,6 +25,7 @@ mod stream;
 
 pub use alarm::Alarms;
 pub use connection::serve;
+pub use judge::Hub;
 pub use rate::Rates;
 pub use refuse::Refusal;
 pub use share::Shares;
@@ -91,8 +93,8 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
-/// What the connections of one core share.
-#[derive(Debug)]
+/// What the connections of one core share: one generation of what may change while ringfence runs, and what lasts.
+#[derive(Clone, Debug)]
 pub struct Core {
     /// Identities and rules.
     pub policy: Arc<Policy>,
@@ -107,21 +109,21 @@ pub struct Core {
     /// Handshakes.
     pub acceptor: Arc<Acceptor>,
     /// Connections to etcd.
-    pub pool: Pool,
+    pub pool: Rc<Pool>,
     /// Those that identities have for themselves, each with a certificate of its own.
     pub certificate_pools: Vec<Rc<Pool>>,
     /// Users of etcd as which identities reach it; shared by every core.
     pub logins: Arc<Logins>,
     /// How many steps of ringfence's own there were.
-    pub own_steps: Cell<u32>,
+    pub own_steps: Rc<Cell<u32>>,
     /// The way to etcd's pages.
-    pub http: HttpClient,
+    pub http: Rc<HttpClient>,
     /// What principals use of this core.
-    pub shares: RefCell<Shares>,
+    pub shares: Rc<RefCell<Shares>>,
     /// How many requests principals make; shared by every core.
     pub rates: Arc<Rates>,
     /// When calls are cut off.
-    pub alarms: Alarms,
+    pub alarms: Rc<Alarms>,
     /// When the process began; the time of `rates`.
     pub started: tokio::time::Instant,
     /// Bounds.
@@ -133,9 +135,7 @@ pub struct Core {
     /// Where members are said to be.
     pub advertise: Arc<Advertise>,
     /// The header of the latest message of a stream, for answers of our own.
-    pub last_header: Cell<Header>,
-    /// Turns true when the end was asked for.
-    pub draining: tokio::sync::watch::Receiver<bool>,
+    pub last_header: Rc<Cell<Header>>,
 }
 
 /// Look-ups of leases have the numbers below.

@@ -18,6 +18,7 @@ const DEBT_MAX: Duration = Duration::from_secs(60);
 /// One principal's buckets.
 #[derive(Debug)]
 pub(super) struct Rate {
+    per_second: PerSecond,
     requests: Option<Bucket>,
     bytes: Option<Bucket>,
 }
@@ -65,7 +66,10 @@ impl Rates {
             return None;
         }
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rate) = buckets.by_principal.get(principal) {
+        // Another rate of a later generation begins with a full bucket.
+        if let Some(rate) = buckets.by_principal.get(principal)
+            && rate.per_second == per_second
+        {
             return Some(Arc::clone(rate));
         }
         if buckets.by_principal.len() >= buckets.purge_at.max(PURGE_MIN) {
@@ -81,7 +85,8 @@ impl Rates {
 
 impl Rate {
     fn new(per_second: PerSecond) -> Self {
-        Self { requests: Bucket::new(per_second.requests), bytes: Bucket::new(per_second.bytes) }
+        let (requests, bytes) = (Bucket::new(per_second.requests), Bucket::new(per_second.bytes));
+        Self { per_second, requests, bytes }
     }
 
     /// Takes one request out; false when there is none left, or a debt of bytes. A refused one takes

@@ -1,5 +1,6 @@
 //! Every reason for which a call ends here, and the one place that turns it into a gRPC status.
 
+use super::ending::Ending;
 use crate::etcd::Malformed;
 use crate::grpc::metadata::MetadataError;
 use crate::grpc::{Code, FrameError, Status};
@@ -160,6 +161,14 @@ pub(super) fn unreadable_reply() -> Status {
 /// What a client of a stream hears when ringfence ends; etcd's clients open another elsewhere.
 pub(super) fn shutting_down() -> Status {
     Status::new(Code::Unavailable, "ringfence: shutting down")
+}
+
+/// What a client hears whose right has ended while its call was open. One who is somebody else now may come again.
+pub(super) fn right_ended(reason: &str) -> Status {
+    if reason == Ending::IdentityChanged.name() {
+        return Status::new(Code::Unavailable, "ringfence: this certificate is somebody else now");
+    }
+    permission_denied()
 }
 
 /// What a client hears when a reply is longer than it may have; etcd has done what was asked.

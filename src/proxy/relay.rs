@@ -4,16 +4,17 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::server::SendResponse;
+use h2::{Reason, SendStream};
 use http::HeaderMap;
-use tokio::sync::watch;
 
 use super::Core;
 use super::alarm::Alarm;
-use super::authorize::Asking;
+use super::authorize::{Asking, no_longer_allowed};
+use super::ending::Ending;
+use super::judge::Judgements;
 use super::outbox::{LAST_WORDS, Outbox};
-use super::refuse::{forward_failed, reply_too_large, shutting_down, timed_out};
+use super::refuse::{forward_failed, reply_too_large, right_ended, shutting_down, timed_out};
 use super::reply::{Rewrite, Whole, collect};
 use super::respond::{Told, answer, copy_status, response_head};
 use crate::audit::{Outcome, Recorded};
@@ -48,6 +49,9 @@ enum RelayError {
     /// ringfence ends, and the reply would have no end.
     #[error("ringfence ends")]
     ShuttingDown,
+    /// What let it in holds no longer.
+    #[error("the right to the call has ended")]
+    NoLonger(&'static str),
     /// The reply is longer than the principal may have.
     #[error("the reply is too large")]
     TooLarge,
@@ -80,6 +84,9 @@ pub(super) async fn run(
             if matches!(error, RelayError::ShuttingDown) {
                 progress.last_words().await;
             }
+            if matches!(error, RelayError::NoLonger(_)) {
+                progress.take_back();
+            }
             let (status, fault) = error.told();
             end(&mut respond, &mut progress, &status);
             Some(fault)
@@ -95,6 +102,15 @@ pub(super) async fn run(
 }
 
 impl Progress {
+    /// What waits for the client does not reach it any more. Behind a part of a message there is no other way to say
+    /// that no more comes.
+    fn take_back(&mut self) {
+        if let Some(client) = self.body.as_mut().filter(|_| !self.outbox.is_empty()) {
+            client.send_reset(Reason::CANCEL);
+            self.ended = true;
+        }
+    }
+
     /// Who reads gets whole messages before the end; who does not, is not waited for.
     async fn last_words(&mut self) {
         if let Some(client) = &mut self.body {
@@ -110,6 +126,7 @@ impl RelayError {
             Self::Forward(error) => forward_failed(&error),
             Self::TimedOut | Self::ClientGone => timed_out(),
             Self::ShuttingDown => (shutting_down(), "shutting_down"),
+            Self::NoLonger(fault) => (right_ended(fault), fault),
             Self::TooLarge => reply_too_large(),
             Self::Withheld(status) => (status, "withheld"),
         }
@@ -124,7 +141,7 @@ async fn relay(
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
 ) -> Result<(), RelayError> {
-    let waiting = Waiting { core: asking.core, rpc: permit.rpc(), alarm };
+    let waiting = Waiting { asking, permit, alarm };
     if let Some(lease) = permit_session_lease(permit) {
         // On the heap: a rare step must not make the future of every call larger.
         let mut granting = Box::pin(step(asking, &lease, recorded));
@@ -151,7 +168,7 @@ async fn relay(
     };
     match Rewrite::of(permit.rpc(), permit.touches()) {
         None => {
-            let endless = Endless::of(permit.rpc(), asking.core);
+            let endless = Endless::of(permit, asking);
             let from = (&mut reply, permit.rpc());
             let passing = pass_through(asking, from, endless, respond, progress);
             let passed = waiting.until_deadline(pin!(passing)).await;
@@ -190,8 +207,8 @@ async fn read_to_end(reply: &mut Reply, progress: &mut Progress) {
 
 /// What may end a call while etcd has not answered.
 struct Waiting<'a> {
-    core: &'a Core,
-    rpc: Rpc,
+    asking: &'a Asking<'a>,
+    permit: &'a Permit,
     alarm: &'a Alarm<'a>,
 }
 
@@ -209,7 +226,7 @@ impl Waiting<'_> {
                 _ = std::future::poll_fn(|context| respond.poll_reset(context)) => {
                     Err(RelayError::ClientGone)
                 }
-                () = self.our_end() => Err(RelayError::ShuttingDown),
+                error = self.our_end() => Err(error),
             }
         });
         self.until_deadline(answered).await
@@ -222,11 +239,31 @@ impl Waiting<'_> {
         self.alarm.bound(relaying).await.unwrap_or(Err(RelayError::TimedOut))
     }
 
-    /// Comes when ringfence ends, for calls that may wait for others longer than it will.
-    async fn our_end(&self) {
-        let waits = self.rpc.waits_for_others();
-        if !(waits && self.core.draining.clone().wait_for(|draining| *draining).await.is_ok()) {
-            std::future::pending().await
+    /// Comes when ringfence ends, or the right to the call, for calls that may wait for others longer than that.
+    async fn our_end(&self) -> RelayError {
+        if !self.permit.rpc().waits_for_others() {
+            return std::future::pending().await;
+        }
+        // On the heap: few calls wait, and the future of every other stays small.
+        Box::pin(no_longer(self.permit, Judgements::after(self.asking.client))).await
+    }
+}
+
+/// Comes when a call may go on no longer: its connection ends, or what it does is not allowed any more.
+async fn no_longer(permit: &Permit, mut judgements: Judgements) -> RelayError {
+    loop {
+        let client = judgements.next().await;
+        match (client.ending, &client.identified) {
+            (Some(ending), _) if ending.ends_a_right() => {
+                return RelayError::NoLonger(ending.name());
+            }
+            (Some(Ending::Drained), _) => return RelayError::ShuttingDown,
+            (_, Ok(identified)) => {
+                if no_longer_allowed(identified, permit.touches()).is_some() {
+                    return RelayError::NoLonger("rule_removed");
+                }
+            }
+            (_, Err(_)) => {}
         }
     }
 }
@@ -244,22 +281,27 @@ async fn step(
 }
 
 /// What is kept of a reply that has no end of its own, so that it can be ended between messages.
-struct Endless {
+struct Endless<'a> {
     scan: StreamScan,
-    draining: watch::Receiver<bool>,
+    no_longer: Pin<Box<dyn Future<Output = RelayError> + 'a>>,
+    /// Why it has to end, as soon as it can.
+    ends: Option<RelayError>,
 }
 
-impl Endless {
-    fn of(rpc: Rpc, core: &Core) -> Option<Self> {
-        let endless = matches!(rpc, Rpc::Observe | Rpc::HealthWatch);
-        endless.then(|| Self { scan: StreamScan::default(), draining: core.draining.clone() })
+impl<'a> Endless<'a> {
+    fn of(permit: &'a Permit, asking: &'a Asking<'a>) -> Option<Self> {
+        matches!(permit.rpc(), Rpc::Observe | Rpc::HealthWatch).then(|| {
+            let judgements = Judgements::after(asking.client);
+            let no_longer = Box::pin(no_longer(permit, judgements));
+            Self { scan: StreamScan::default(), no_longer, ends: None }
+        })
     }
 }
 
 async fn pass_through(
     asking: &Asking<'_>,
     (reply, rpc): (&mut Reply, Rpc),
-    mut endless: Option<Endless>,
+    mut endless: Option<Endless<'_>>,
     respond: &mut SendResponse<Bytes>,
     progress: &mut Progress,
 ) -> Result<(), RelayError> {
@@ -323,7 +365,7 @@ async fn next(
     reply: &mut Reply,
     client: &mut SendStream<Bytes>,
     outbox: &mut Outbox,
-    endless: Option<&mut Endless>,
+    endless: Option<&mut Endless<'_>>,
 ) -> Result<Next, RelayError> {
     let next = std::future::poll_fn(|context| {
         if let Poll::Ready(taken) = outbox.poll_flush(client, context) {
@@ -337,13 +379,23 @@ async fn next(
         }
         client.poll_reset(context).map(|_| Err(RelayError::ClientGone))
     });
-    match endless {
-        Some(Endless { scan, draining }) if scan.is_between_messages() => tokio::select! {
+    let Some(Endless { scan, no_longer, ends }) = endless else { return next.await };
+    let mut next = pin!(next);
+    loop {
+        match ends.take() {
+            // The end of the process can wait until a message is whole; the end of a right does not.
+            Some(RelayError::ShuttingDown) if !scan.is_between_messages() => {
+                *ends = Some(RelayError::ShuttingDown);
+                return next.await;
+            }
+            Some(error) => return Err(error),
+            None => {}
+        }
+        tokio::select! {
             biased;
-            next = next => next,
-            _ = draining.wait_for(|draining| *draining) => Err(RelayError::ShuttingDown),
-        },
-        _ => next.await,
+            error = no_longer.as_mut() => *ends = Some(error),
+            next = next.as_mut() => return next,
+        }
     }
 }
 
@@ -366,7 +418,7 @@ async fn rewritten(
             if matches!(error, RelayError::TimedOut) {
                 end(respond, progress, &timed_out().0);
             }
-            if waiting.rpc.writes() {
+            if waiting.permit.rpc().writes() {
                 let settling = async {
                     if let Ok(Whole { message: Some(message), .. }) = collecting.await {
                         progress.scan.push(&framed(&message));

@@ -26,6 +26,8 @@ pub(super) struct Share {
     pages: Cell<u32>,
     request_bytes: Cell<usize>,
     watches: Cell<u32>,
+    /// Of the keys of watches, which are kept to be judged again.
+    watch_key_bytes: Cell<usize>,
     whole_replies: Semaphore,
 }
 
@@ -38,6 +40,7 @@ impl Default for Share {
             pages: Cell::default(),
             request_bytes: Cell::default(),
             watches: Cell::default(),
+            watch_key_bytes: Cell::default(),
             whole_replies: Semaphore::new(WHOLE_REPLIES),
         }
     }
@@ -48,30 +51,38 @@ impl Default for Share {
 pub(super) struct WatchShare {
     share: Rc<Share>,
     watches: u32,
+    key_bytes: usize,
 }
 
 impl WatchShare {
     pub(super) fn new(share: &Rc<Share>) -> Self {
-        Self { share: Rc::clone(share), watches: 0 }
+        Self { share: Rc::clone(share), watches: 0, key_bytes: 0 }
     }
 
-    /// Counts one more; false when the principal has too many.
-    pub(super) fn add(&mut self, watches_max: u32) -> bool {
+    /// Counts one more, with so many bytes of keys that are kept; false when the principal has too many of either.
+    pub(super) fn add(&mut self, key_bytes: usize, watches_max: u32, bytes_max: usize) -> bool {
         let all = self.share.watches.get();
-        let fits = all < watches_max;
+        let all_bytes = self.share.watch_key_bytes.get().saturating_add(key_bytes);
+        let fits = all < watches_max && all_bytes <= bytes_max;
         if fits {
             self.share.watches.set(all + 1);
+            self.share.watch_key_bytes.set(all_bytes);
             self.watches += 1;
+            self.key_bytes += key_bytes;
         }
         fits
     }
 
-    /// etcd has ended one.
-    pub(super) fn remove(&mut self) {
+    /// etcd has ended one, with so many bytes.
+    pub(super) fn remove(&mut self, key_bytes: usize) {
         if let Some(left) = self.watches.checked_sub(1) {
             self.watches = left;
             self.share.watches.set(self.share.watches.get().saturating_sub(1));
         }
+        let bytes = key_bytes.min(self.key_bytes);
+        self.key_bytes -= bytes;
+        let all = self.share.watch_key_bytes.get();
+        self.share.watch_key_bytes.set(all.saturating_sub(bytes));
     }
 }
 
@@ -79,6 +90,8 @@ impl Drop for WatchShare {
     fn drop(&mut self) {
         let watches = &self.share.watches;
         watches.set(watches.get().saturating_sub(self.watches));
+        let bytes = &self.share.watch_key_bytes;
+        bytes.set(bytes.get().saturating_sub(self.key_bytes));
     }
 }
 

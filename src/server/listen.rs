@@ -33,13 +33,15 @@ struct Gate {
 
 /// Accepts on every listener until its task is dropped.
 pub(super) async fn accept_all(listeners: Vec<TcpListener>, handles: Vec<Handle>, shared: Shared) {
+    // These hold until the process ends: config::Fixed.
+    let limits = shared.generations.borrow().limits.clone();
     let gate = std::rc::Rc::new(Gate {
-        sources: RefCell::new(Sources::new(shared.limits.connections_per_source)),
+        sources: RefCell::new(Sources::new(limits.connections_per_source)),
         handshaking: RefCell::new(Sources::new(
-            (shared.limits.pending_handshakes / HANDSHAKE_PARTS).max(1),
+            (limits.pending_handshakes / HANDSHAKE_PARTS).max(1),
         )),
-        connections: Arc::new(Semaphore::new(shared.limits.connections)),
-        handshakes: Arc::new(Semaphore::new(shared.limits.pending_handshakes)),
+        connections: Arc::new(Semaphore::new(limits.connections)),
+        handshakes: Arc::new(Semaphore::new(limits.pending_handshakes)),
         next_connection: Cell::new(1),
         handles,
         shared,

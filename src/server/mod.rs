@@ -1,11 +1,16 @@
 //! Threads: one that accepts and looks after the process, and one per core that serves. A
 //! connection lives and dies on its core, and so do its connections to etcd.
 
+mod expiry;
+mod generation;
 mod listen;
+mod reload;
 mod sources;
 mod worker;
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,10 +23,12 @@ use tokio::task::LocalSet;
 use crate::admin::{self, Admin};
 use crate::audit::Recorder;
 use crate::audit::fold::RefusalFold;
-use crate::config::Config;
-use crate::metrics::Metrics;
-use crate::tls::{Acceptor, Connector};
-use crate::upstream::{self, Pool, Reachability};
+use crate::clock;
+use crate::config::{Config, LeaseKeyFile, Named};
+use crate::metrics::{Metrics, ReloadUnit};
+use expiry::Expiry;
+use generation::Generation;
+use reload::{Command, Files, Reloader};
 
 /// How often counters that live elsewhere are copied and folded refusals are recorded.
 const TICK: Duration = Duration::from_secs(1);
@@ -54,79 +61,81 @@ pub enum ServeError {
     Io(#[from] std::io::Error),
 }
 
-/// Serves until SIGTERM or SIGINT; true when every call had ended by then.
+/// Serves what was read from that file, until SIGTERM or SIGINT; true when every call had ended by then.
 ///
 /// # Errors
 /// When serving cannot begin, or the last records cannot be written.
-pub fn run(config: Config) -> Result<bool, ServeError> {
+pub fn run(path: &Path, named: Named, config: Config) -> Result<bool, ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
-    runtime.block_on(local.run_until(run_on_this_thread(config)))
+    runtime.block_on(local.run_until(run_on_this_thread(path, named, config)))
 }
 
-async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
+async fn run_on_this_thread(
+    path: &Path,
+    named: Named,
+    mut config: Config,
+) -> Result<bool, ServeError> {
     let metrics = Arc::new(Metrics::default());
-    let as_identities = with_reachability(&config);
-    let acceptor =
-        Acceptor::new(&config.certificate, &config.authorities, config.limits.handshake_timeout)?;
     let listeners = bind_all(&config.listen).await?;
     let admin_listener = bind("admin.listen", config.admin_listen).await?;
-
     let random = |key: &mut [u8]| aws_lc_rs::rand::fill(key).is_ok();
-    let leases = config.lease_keys.open(random).map_err(ServeError::LeaseKeys)?;
+    let lease_keys = std::mem::replace(&mut config.lease_keys, LeaseKeyFile::None);
+    let leases = lease_keys.open(random).map_err(ServeError::LeaseKeys)?;
     let (recorder, writer) = {
         let metrics = Arc::clone(&metrics);
         Recorder::start(&config.audit, move |took| metrics.observe_audit_sync(took))?
     };
-    let (identities, rules) = config.policy.size();
-    recorder.record_start(VERSION, identities, rules);
-    let refusals = Arc::new(Mutex::new(RefusalFold::default()));
     let (drain, draining) = watch::channel(false);
     let (cut, cutting) = watch::channel(false);
-    let mut signals = Signals::new()?;
-    let reachability = Arc::new(Reachability::new(&config.upstream));
+    let (listen, admin_listen) = (std::mem::take(&mut config.listen), config.admin_listen);
+    let cores = config.cores;
+    let (identities, rules) = config.policy.size();
+    let reloader = begin(path, named, config, (&recorder, &metrics))?;
+    let (in_force, state) = (reloader.generations.subscribe(), reloader.state.clone());
+    let drain_timeout = in_force.borrow().limits.drain_timeout;
+    let mut signals = Signals::new(recorder.clone(), reload::start(reloader)?)?;
+    let refusals = Arc::new(Mutex::new(RefusalFold::default()));
     let shared = worker::Shared {
-        policy: Arc::new(config.policy),
+        generations: in_force.clone(),
         recorder: recorder.clone(),
         refusals: Arc::clone(&refusals),
         metrics: Arc::clone(&metrics),
-        acceptor: Arc::new(acceptor),
-        as_identities,
-        logins: Arc::new(config.logins),
-        upstream: config.upstream.clone(),
-        reachability: Arc::clone(&reachability),
         rates: Arc::default(),
-        limits: config.limits.clone(),
         leases: Arc::new(leases),
-        advertise: Arc::new(config.advertise),
         draining: draining.clone(),
         cutting,
     };
-    let workers = worker::start(config.cores, &shared)?;
-    let admin = Admin {
-        metrics: Arc::clone(&metrics),
-        recorder: recorder.clone(),
-        pool: Pool::new(config.upstream, Arc::clone(&metrics), reachability),
-        draining,
-    };
-    let admin = tokio::task::spawn_local(admin::serve(admin_listener, Rc::new(admin)));
+    let workers = worker::start(cores, &shared)?;
+    let admin = tokio::task::spawn_local(serve_admin(
+        admin_listener,
+        (Arc::clone(&metrics), recorder.clone(), draining),
+        (state, in_force.clone()),
+    ));
     let accepting =
         tokio::task::spawn_local(listen::accept_all(listeners, workers.handles(), shared));
     tracing::info!(
-        listen = ?config.listen,
-        admin = %config.admin_listen,
+        ?listen,
+        admin = %admin_listen,
         audit = %writer.path.display(),
         identities,
         rules,
         "serving"
     );
-    let now_and_then = || tick(&recorder, &metrics, &refusals);
-    let signal = meanwhile(now_and_then, signals.next(&recorder)).await;
+    let expiry = RefCell::new(Expiry::default());
+    let now_and_then = || {
+        tick(&recorder, &metrics, &refusals);
+        let now = clock::since_epoch();
+        let generation = Arc::clone(&in_force.borrow());
+        let own = (generation.number, generation.own_certificates.as_slice());
+        expiry.borrow_mut().look(own, now, &metrics, &recorder);
+        metrics.certificates().refresh(now);
+    };
+    let signal = meanwhile(now_and_then, signals.next()).await;
     tracing::info!(signal, "ending: no new connections, open calls may finish");
     accepting.abort();
     drain.send_replace(true);
-    let joining = join(workers, config.limits.drain_timeout, (&mut signals, &recorder), &cut);
-    let clean = meanwhile(now_and_then, joining).await;
+    let clean = meanwhile(now_and_then, join(workers, drain_timeout, &mut signals, &cut)).await;
     admin.abort();
     now_and_then();
     recorder.flush_all_refusals(&refusals);
@@ -136,28 +145,68 @@ async fn run_on_this_thread(config: Config) -> Result<bool, ServeError> {
     Ok(clean)
 }
 
-/// The ways to etcd that identities have for themselves.
-fn with_reachability(config: &Config) -> Vec<(upstream::Config, Arc<Reachability>)> {
-    let with = |connector: &Connector| {
-        let upstream =
-            upstream::Config { connector: Some(connector.clone()), ..config.upstream.clone() };
-        let reachability = Arc::new(Reachability::new(&upstream));
-        (upstream, reachability)
+/// Puts the first generation in force, and what will read the next one.
+fn begin(
+    path: &Path,
+    named: Named,
+    mut config: Config,
+    (recorder, metrics): (&Recorder, &Arc<Metrics>),
+) -> Result<Reloader, ServeError> {
+    let (when, fixed) = (config.reload, std::mem::take(&mut config.fixed));
+    let (identities, rules) = config.policy.size();
+    let first = Generation::new(config, None)?;
+    recorder.record_start(VERSION, identities, rules);
+    metrics.note_reload(ReloadUnit::Generation, first.number, clock::since_epoch());
+    Ok(Reloader {
+        path: path.to_owned(),
+        generations: watch::Sender::new(Arc::new(first)),
+        metrics: Arc::clone(metrics),
+        recorder: recorder.clone(),
+        state: reload::State::default(),
+        when,
+        fixed,
+        files: Files::new(named),
+    })
+}
+
+/// Serves the admin port; its way to etcd is that of the generation in force.
+async fn serve_admin(
+    listener: TcpListener,
+    (metrics, recorder, draining): (Arc<Metrics>, Recorder, watch::Receiver<bool>),
+    (state, mut generations): (reload::State, watch::Receiver<Arc<Generation>>),
+) {
+    let generation = Arc::clone(&generations.borrow_and_update());
+    let notes = {
+        let generations = generations.clone();
+        move || state.notes(generations.borrow().number)
     };
-    config.identity_connectors.iter().map(with).collect()
+    let pool = RefCell::new(generation.upstream.pool(&[], &metrics));
+    let metrics_of_pools = Arc::clone(&metrics);
+    let admin = Rc::new(Admin { metrics, recorder, pool, draining, notes: Box::new(notes) });
+    let following = {
+        let admin = Rc::clone(&admin);
+        async move {
+            while generations.changed().await.is_ok() {
+                let generation = Arc::clone(&generations.borrow_and_update());
+                let pool = generation.upstream.pool(&[&admin.pool()], &metrics_of_pools);
+                admin.pool.replace(pool);
+            }
+        }
+    };
+    tokio::join!(admin::serve(listener, admin), following);
 }
 
 /// Waits until every call has ended; a second signal cuts those that are open.
 async fn join(
     workers: worker::Workers,
     drain_timeout: Duration,
-    (signals, recorder): (&mut Signals, &Recorder),
+    signals: &mut Signals,
     cut: &watch::Sender<bool>,
 ) -> bool {
     let mut joining = std::pin::pin!(workers.join(drain_timeout));
     tokio::select! {
         clean = &mut joining => return clean,
-        signal = signals.next(recorder) => {
+        signal = signals.next() => {
             tracing::warn!(signal, "ending at once: told a second time");
             cut.send_replace(true);
         }
@@ -165,29 +214,36 @@ async fn join(
     joining.await
 }
 
-/// The signals that end the process.
+/// The signals that end the process, and the one that does not.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    recorder: Recorder,
+    reload: std::sync::mpsc::Sender<Command>,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new(recorder: Recorder, reload: std::sync::mpsc::Sender<Command>) -> std::io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
+        let hangup = signal(SignalKind::hangup())?;
+        Ok(Self { terminate, interrupt, hangup, recorder, reload })
     }
 
-    /// The name of the next one that ends the process. SIGHUP has the audit log go on in a new file.
-    async fn next(&mut self, recorder: &Recorder) -> &'static str {
+    /// The name of the next one that ends the process. SIGHUP has the config read again, and the audit log go on in a
+    /// new file.
+    async fn next(&mut self) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.hangup.recv() => {
-                    tracing::info!("SIGHUP: the audit log goes on in a new file");
-                    recorder.rotate();
+                    tracing::info!("SIGHUP: the config is read again, the audit log goes on in a new file");
+                    self.recorder.rotate();
+                    if self.reload.send(Command::Reload).is_err() {
+                        tracing::error!("the thread that reads the config again has ended");
+                    }
                 }
             }
         }

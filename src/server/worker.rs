@@ -1,6 +1,6 @@
 //! The threads that serve, one per core, each with a runtime of its own.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,38 +12,32 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
+use super::generation::{Generation, Way};
 use super::sources::SourceSlot;
 use crate::audit::fold::RefusalFold;
 use crate::audit::{ConnectionId, Recorder};
+use crate::clock;
 use crate::metrics::Metrics;
-use crate::policy::{LeaseKeys, Policy};
-use crate::proxy::{self, Advertise, Alarms, Core, Limits, OpenCalls, Rates, Shares};
-use crate::tls::Acceptor;
-use crate::upstream::{self, HttpClient, Logins, Pool, Reachability};
+use crate::policy::LeaseKeys;
+use crate::proxy::{self, Alarms, Core, Hub, OpenCalls, Rates, Shares};
 
 /// Sockets that may wait for a core.
 const SOCKETS_WAITING_MAX: usize = 256;
+/// How often expired certificates are looked for.
+const EXPIRY_LOOK: Duration = Duration::from_millis(250);
 /// How long idle connections may take to close after GOAWAY.
 const IDLE_GRACE: Duration = Duration::from_millis(500);
 
 /// What every core gets a handle of.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
-    pub(super) policy: Arc<Policy>,
+    /// What is in force.
+    pub(super) generations: watch::Receiver<Arc<Generation>>,
     pub(super) recorder: Recorder,
     pub(super) refusals: Arc<Mutex<RefusalFold>>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) acceptor: Arc<Acceptor>,
-    pub(super) upstream: upstream::Config,
-    /// The same with the certificates of identities; whether etcd can be reached so is no matter of the
-    /// others.
-    pub(super) as_identities: Vec<(upstream::Config, Arc<Reachability>)>,
-    pub(super) logins: Arc<Logins>,
-    pub(super) reachability: Arc<Reachability>,
     pub(super) rates: Arc<Rates>,
-    pub(super) limits: Limits,
     pub(super) leases: Arc<LeaseKeys>,
-    pub(super) advertise: Arc<Advertise>,
     pub(super) draining: watch::Receiver<bool>,
     /// Turns true when calls that are still open are to be cut.
     pub(super) cutting: watch::Receiver<bool>,
@@ -142,12 +136,47 @@ pub(super) fn start(cores: usize, shared: &Shared) -> std::io::Result<Workers> {
     Ok(workers)
 }
 
-fn certificate_pools(shared: &Shared) -> Vec<Rc<Pool>> {
-    let pool = |(config, reachability): &(upstream::Config, Arc<Reachability>)| {
-        let metrics = Arc::clone(&shared.metrics);
-        Rc::new(Pool::new(config.clone(), metrics, Arc::clone(reachability)))
-    };
-    shared.as_identities.iter().map(pool).collect()
+fn core(shared: &Shared, generation: &Generation, started: Instant) -> Core {
+    let pool = |way: &Way| way.pool(&[], &shared.metrics);
+    Core {
+        policy: Arc::clone(&generation.policy),
+        recorder: shared.recorder.on_this_core(),
+        refusals: Arc::clone(&shared.refusals),
+        http: generation.upstream.http(&shared.metrics),
+        certificate_pools: generation.as_identities.iter().map(pool).collect(),
+        logins: Arc::clone(&generation.logins),
+        own_steps: Rc::default(),
+        pool: pool(&generation.upstream),
+        counts: shared.metrics.new_core(),
+        metrics: Arc::clone(&shared.metrics),
+        acceptor: Arc::clone(&generation.acceptor),
+        shares: Rc::new(RefCell::new(Shares::default())),
+        rates: Arc::clone(&shared.rates),
+        alarms: Rc::new(Alarms::default()),
+        started,
+        limits: generation.limits.clone(),
+        open_calls: OpenCalls::default(),
+        leases: Arc::clone(&shared.leases),
+        advertise: Arc::clone(&generation.advertise),
+        last_header: Rc::default(),
+    }
+}
+
+/// Has each later generation hold for all connections of the core.
+async fn follow(hub: Rc<Hub>, mut generations: watch::Receiver<Arc<Generation>>) {
+    while generations.changed().await.is_ok() {
+        let generation = Arc::clone(&generations.borrow_and_update());
+        let core = generation.core(&hub.core());
+        hub.adopt(core, clock::since_epoch).await;
+    }
+}
+
+/// Looks for certificates that expire.
+async fn expire(hub: Rc<Hub>) {
+    loop {
+        tokio::time::sleep(EXPIRY_LOOK).await;
+        hub.expire(clock::since_epoch());
+    }
 }
 
 /// Serves until the end is asked for; true when every call had ended within the drain time.
@@ -157,41 +186,20 @@ async fn serve(
     connections: Arc<AtomicUsize>,
     started: Instant,
 ) -> bool {
-    let mut draining = shared.draining.clone();
-    let certificate_pools = certificate_pools(&shared);
-    let core = Rc::new(Core {
-        policy: shared.policy,
-        recorder: shared.recorder.on_this_core(),
-        refusals: shared.refusals,
-        http: HttpClient::new(&shared.upstream, Arc::clone(&shared.metrics)),
-        certificate_pools,
-        logins: shared.logins,
-        own_steps: Cell::default(),
-        pool: Pool::new(shared.upstream, Arc::clone(&shared.metrics), shared.reachability),
-        counts: shared.metrics.new_core(),
-        metrics: shared.metrics,
-        acceptor: shared.acceptor,
-        shares: RefCell::new(Shares::default()),
-        rates: shared.rates,
-        alarms: Alarms::default(),
-        started,
-        limits: shared.limits,
-        open_calls: OpenCalls::default(),
-        leases: shared.leases,
-        advertise: shared.advertise,
-        last_header: Cell::default(),
-        draining: shared.draining.clone(),
-    });
+    let (mut draining, mut generations) = (shared.draining.clone(), shared.generations.clone());
+    let first = Arc::clone(&generations.borrow_and_update());
+    let hub = Rc::new(Hub::new(core(&shared, &first, started)));
+    tokio::task::spawn_local(follow(Rc::clone(&hub), generations));
+    tokio::task::spawn_local(expire(Rc::clone(&hub)));
     let mut serving = JoinSet::new();
     loop {
         tokio::select! {
             socket = arriving.recv() => {
                 let Some(socket) = socket else { break };
-                let draining = shared.draining.clone();
                 let connections = Arc::clone(&connections);
-                let core = Rc::clone(&core);
+                let hub = Rc::clone(&hub);
                 serving.spawn_local(async move {
-                    serve_socket(core, socket, draining).await;
+                    serve_socket(hub, socket).await;
                     connections.fetch_sub(1, Ordering::Relaxed);
                 });
             }
@@ -199,16 +207,19 @@ async fn serve(
             _ = draining.wait_for(|draining| *draining) => break,
         }
     }
-    drain(&core, &mut serving, shared.cutting).await
+    drain(&hub, &mut serving, shared.cutting).await
 }
 
 /// Lets open calls finish, at most for the drain time and until `cutting` turns true; true when none
 /// was cut. A client that holds an idle connection and does not answer our GOAWAY holds up nobody for
 /// longer than the grace.
-async fn drain(core: &Core, serving: &mut JoinSet<()>, cutting: watch::Receiver<bool>) -> bool {
+async fn drain(hub: &Hub, serving: &mut JoinSet<()>, cutting: watch::Receiver<bool>) -> bool {
+    let core = hub.core();
     let deadline = Instant::now() + core.limits.drain_timeout;
     let grace = Instant::now() + IDLE_GRACE.min(core.limits.drain_timeout);
     loop {
+        // Whoever has shaken hands meanwhile is told, too.
+        hub.drain();
         tokio::select! {
             next = serving.join_next() => {
                 if next.is_none() {
@@ -230,11 +241,11 @@ async fn drain(core: &Core, serving: &mut JoinSet<()>, cutting: watch::Receiver<
     }
 }
 
-async fn serve_socket(core: Rc<Core>, socket: Socket, draining: watch::Receiver<bool>) {
+async fn serve_socket(hub: Rc<Hub>, socket: Socket) {
     let Socket { stream, source, connection, slots, handshake_slot } = socket;
     match tokio::net::TcpStream::from_std(stream) {
         Ok(stream) => {
-            proxy::serve(core, stream, source, connection, handshake_slot, draining).await;
+            proxy::serve(hub, stream, source, connection, handshake_slot).await;
         }
         Err(error) => tracing::warn!(%error, "a socket cannot be served"),
     }

@@ -34,6 +34,8 @@ pub struct Accepted {
     pub authority: Arc<str>,
     /// The leaf certificate.
     pub leaf: CertificateDer<'static>,
+    /// The certificates that came with it.
+    pub intermediates: Vec<CertificateDer<'static>>,
     /// What the client wants to speak.
     pub protocol: Protocol,
     /// `TLSv1.3` or `TLSv1.2`.
@@ -76,6 +78,12 @@ impl Acceptor {
             authorities: Arc::new(Authorities::new(authorities)?),
             handshake_timeout,
         })
+    }
+
+    /// Those who vouch.
+    #[must_use]
+    pub const fn authorities(&self) -> &Arc<Authorities> {
+        &self.authorities
     }
 
     /// Shakes hands within the deadline.
@@ -125,6 +133,7 @@ impl Acceptor {
             Ok(authority) => Ok(Accepted {
                 authority: Arc::clone(authority),
                 leaf: found.leaf.clone(),
+                intermediates: found.intermediates.clone(),
                 protocol,
                 version,
                 stream,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
@@ -16,7 +17,18 @@ use super::provider;
 #[derive(Clone)]
 pub struct Connector {
     inner: TlsConnector,
+    /// A hash of whom it trusts and what it shows.
+    material: [u8; 32],
 }
+
+/// Equal are two that trust the same and show the same: a connection of one is as good as one of the other.
+impl PartialEq for Connector {
+    fn eq(&self, other: &Self) -> bool {
+        self.material == other.material
+    }
+}
+
+impl Eq for Connector {}
 
 impl std::fmt::Debug for Connector {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -33,6 +45,7 @@ impl Connector {
         roots: Arc<RootCertStore>,
         certificate: Option<&KeyPair>,
     ) -> Result<Self, rustls::Error> {
+        let material = material_of(&roots, certificate);
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_root_certificates(roots);
@@ -44,7 +57,7 @@ impl Connector {
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { inner: TlsConnector::from(Arc::new(config)) })
+        Ok(Self { inner: TlsConnector::from(Arc::new(config)), material })
     }
 
     /// The same, without a word about which protocol is to be spoken: what a server that serves
@@ -53,7 +66,7 @@ impl Connector {
     pub fn without_protocols(&self) -> Self {
         let mut config = ClientConfig::clone(self.inner.config());
         config.alpn_protocols.clear();
-        Self { inner: TlsConnector::from(Arc::new(config)) }
+        Self { inner: TlsConnector::from(Arc::new(config)), material: self.material }
     }
 
     /// Shakes hands.
@@ -67,4 +80,24 @@ impl Connector {
     ) -> std::io::Result<TlsStream<S>> {
         self.inner.connect(name, stream).await
     }
+}
+
+/// The key is told by its certificate: only pairs that belong together are made.
+fn material_of(roots: &RootCertStore, certificate: Option<&KeyPair>) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut add = |bytes: &[u8]| {
+        context.update(&bytes.len().to_be_bytes());
+        context.update(bytes);
+    };
+    for root in &roots.roots {
+        add(&root.subject);
+        add(&root.subject_public_key_info);
+        add(root.name_constraints.as_deref().unwrap_or_default());
+    }
+    for certificate in certificate.iter().flat_map(|pair| &pair.cert) {
+        add(certificate);
+    }
+    let mut material = [0; 32];
+    material.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    material
 }

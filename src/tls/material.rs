@@ -130,6 +130,14 @@ pub fn doubts(pair: &KeyPair, purpose: Purpose, now: Duration) -> Vec<String> {
     doubts
 }
 
+/// The first and the last second of a certificate, since 1970.
+#[must_use]
+pub fn validity_seconds(certificate: &[u8]) -> Option<(i64, i64)> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let validity = certificate.validity();
+    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
 /// Reads a file of root certificates.
 ///
 /// # Errors

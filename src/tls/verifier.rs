@@ -25,6 +25,7 @@ pub struct Authorities {
 #[derive(Clone, Debug)]
 pub(super) struct Presented {
     pub(super) leaf: CertificateDer<'static>,
+    pub(super) intermediates: Vec<CertificateDer<'static>>,
     pub(super) verdict: Result<Arc<str>, Error>,
 }
 
@@ -94,6 +95,29 @@ impl Authorities {
     }
 }
 
+/// What is wrong with a chain, as far as it is told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// One of its certificates was revoked.
+    Revoked,
+    /// One of its certificates has expired.
+    Expired,
+    /// Nobody vouches for it.
+    Other,
+}
+
+/// What an error says about a chain.
+#[must_use]
+pub const fn doubt(error: &Error) -> Doubt {
+    match error {
+        Error::InvalidCertificate(CertificateError::Revoked) => Doubt::Revoked,
+        Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => Doubt::Expired,
+        _ => Doubt::Other,
+    }
+}
+
 fn refusal_says_less(error: &Error) -> bool {
     matches!(
         error,
@@ -117,8 +141,12 @@ impl ClientCertVerifier for ConnectionVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verdict = self.authorities.verify(end_entity, intermediates, now);
-        let presented =
-            Presented { leaf: end_entity.clone().into_owned(), verdict: verdict.clone() };
+        let owned = |certificate: &CertificateDer<'_>| certificate.clone().into_owned();
+        let presented = Presented {
+            leaf: owned(end_entity),
+            intermediates: intermediates.iter().map(owned).collect(),
+            verdict: verdict.clone(),
+        };
         if self.presented.set(presented).is_err() {
             return Err(Error::General("a second certificate in one handshake".to_owned()));
         }

@@ -83,6 +83,20 @@ impl Logins {
         Self(passwords.into_iter().map(of_identity).collect())
     }
 
+    /// The same users, those with the tokens and the state that they have there already, if there they have the same
+    /// password.
+    #[must_use]
+    pub fn going_on_with(self, before: &Self) -> Self {
+        let known = |login: Arc<Login>| {
+            let mut all = before.0.iter().filter_map(|users| users.get(&login.user));
+            all.find(|known| known.password == login.password).cloned().unwrap_or(login)
+        };
+        let of_identity = |users: HashMap<Arc<str>, Arc<Login>>| {
+            users.into_iter().map(|(user, login)| (user, known(login))).collect()
+        };
+        Self(self.0.into_iter().map(of_identity).collect())
+    }
+
     /// The log-in of that user of the identity with these files, if its password is in one of them.
     #[must_use]
     pub fn of(&self, files: usize, user: &str) -> Option<Arc<Login>> {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::tls::Connector;
 
 /// How etcd is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Members, tried in order.
     pub endpoints: Vec<Endpoint>,

@@ -85,6 +85,12 @@ impl Pool {
         }
     }
 
+    /// Whether its connections are those of that way to etcd.
+    #[must_use]
+    pub fn is_of(&self, reachability: &Arc<Reachability>) -> bool {
+        Arc::ptr_eq(&self.connector.reachability, reachability)
+    }
+
     /// Whether a member can be reached: a live connection, or a new one.
     pub async fn is_reachable(&self) -> bool {
         !matches!(self.slot(false).await, Err(NoSlot::Unreachable))

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use prost::Message;
+use ringfence::etcd::pb::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
 use serde_json::Value;
 
 use crate::support::{Etcd, Pki, RawClient, Reply, Ringfence, framed};
@@ -12,7 +13,7 @@ use crate::wiretap::{Wired, Wiretap};
 
 /// A (`acme`) has everything below `/a/`; B (`globex`) everything below `/b/` and below two bytes 0xff; W
 /// (`apiserver`) may write below `/a/` and read nothing.
-const POLICY: &str = r#"
+pub const POLICY: &str = r#"
 [[identity]]
 name = "a"
 match = { ca = "tenants", uri = "spiffe://example.org/tenant/acme" }
@@ -92,6 +93,20 @@ impl Ground {
         let b = RawClient::connect(&pki, "globex", ringfence.port).await;
         let w = RawClient::connect(&pki, "apiserver", ringfence.port).await;
         Self { pki, etcd, tap, ringfence, a, b, w, calls: Vec::new() }
+    }
+
+    /// Writes a key, past ringfence.
+    pub async fn etcd_put(&self, key: &str) -> bool {
+        let direct = RawClient::connect_plain(self.etcd.port()).await;
+        let put = PutRequest { key: key.to_owned().into(), ..PutRequest::default() };
+        direct.unary("/etcdserverpb.KV/Put", &put).await.grpc_status == Some(0)
+    }
+
+    /// Whether a key is there, asked past ringfence.
+    pub async fn etcd_has(&self, key: &str) -> bool {
+        let direct = RawClient::connect_plain(self.etcd.port()).await;
+        let range = RangeRequest { key: key.to_owned().into(), ..RangeRequest::default() };
+        direct.unary("/etcdserverpb.KV/Range", &range).await.message::<RangeResponse>().count == 1
     }
 
     /// Notes what the audit log must say of the call that comes next.

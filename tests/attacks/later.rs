@@ -4,11 +4,8 @@ use crate::ground::Report;
 
 pub fn run(report: &mut Report) {
     for (number, name) in [
-        (64, "a rule or certificate taken away under an open watch"),
-        (80, "rights that shrink before a lease is revoked"),
         (136, "a certificate revoked under an open connection"),
         (137, "a revocation list that is stale, or another issuer's"),
-        (144, "a reload between two requests"),
     ] {
         report.later(number, name, 7);
     }

@@ -24,6 +24,7 @@ mod ground;
 mod keys;
 mod later;
 mod leases;
+mod reloading;
 mod rights;
 mod store;
 mod streams;
@@ -47,6 +48,7 @@ async fn every_attack_is_met() {
         ("transport", tokio::spawn(transport::run())),
         ("certificates", tokio::spawn(certificates::run())),
         ("rights", tokio::spawn(rights::run())),
+        ("reloading", tokio::spawn(reloading::run())),
     ];
     for (name, group) in groups {
         report.add_group(name, group.await);

@@ -35,6 +35,34 @@ impl Pki {
         Self { folder }
     }
 
+    /// Another client of an authority, which lives as long; its last second, since 1970.
+    pub fn issue(
+        &self,
+        name: &str,
+        authority: &str,
+        uri: &str,
+        lifetime: std::time::Duration,
+    ) -> u64 {
+        let text = |file: String| String::from_utf8(self.pem(&file)).unwrap();
+        let key = rcgen::KeyPair::from_pem(&text(format!("{authority}.key"))).unwrap();
+        let der = CertificateDer::from_pem_slice(&self.pem(&format!("{authority}.crt"))).unwrap();
+        let facts = ringfence::identity::CertificateFacts::read(&der).unwrap();
+        let mut signer = rcgen::CertificateParams::default();
+        signer.distinguished_name = rcgen::DistinguishedName::new();
+        signer.distinguished_name.push(rcgen::DnType::CommonName, &facts.common_names[0]);
+        let issuer = rcgen::Issuer::new(signer, key);
+        let mut params = rcgen::CertificateParams::default();
+        params.not_before = time::OffsetDateTime::now_utc() - std::time::Duration::from_secs(60);
+        params.not_after = time::OffsetDateTime::now_utc() + lifetime;
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let own = rcgen::KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&own, &issuer).unwrap();
+        std::fs::write(self.path(&format!("{name}.crt")), leaf.pem()).unwrap();
+        std::fs::write(self.path(&format!("{name}.key")), own.serialize_pem()).unwrap();
+        u64::try_from(params.not_after.unix_timestamp()).unwrap()
+    }
+
     pub fn path(&self, file: &str) -> PathBuf {
         self.folder.path().join(file)
     }

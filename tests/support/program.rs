@@ -187,6 +187,41 @@ files = ["policy.toml"]
         &self.audit_folder
     }
 
+    /// Puts another text in the place of a file of its folder, as careful tools do: all at once.
+    pub fn replace_file(&self, name: &str, text: &str) {
+        let fresh = self.folder.path().join(".fresh");
+        fs::write(&fresh, text).unwrap();
+        fs::rename(fresh, self.folder.path().join(name)).unwrap();
+    }
+
+    /// Where a file of its folder is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A file of its folder.
+    pub fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.path().join(name)).unwrap()
+    }
+
+    /// The generation in force.
+    pub fn generation(&self) -> u64 {
+        self.metric("ringfence_generation")
+    }
+
+    /// The value of a metric, with its labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let metrics = self.metrics();
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+    }
+
+    /// Waits until that generation is in force.
+    pub fn wait_for_generation(&self, number: u64) {
+        wait_for("another generation", || self.generation() >= number);
+        assert_eq!(self.generation(), number, "{}", self.log());
+    }
+
     /// Ends it at once, as a crash does.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

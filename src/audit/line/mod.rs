@@ -162,10 +162,27 @@ fn write(record: &Record<'_>, second: &str, bytes: &mut Vec<u8>) {
                 line.text("reason", reason);
             }
         }
+        Event::GenerationStart { .. } | Event::CertificateEnds { .. } => change(&mut line, record),
         Event::Decision(event) => decision(&mut line, event),
         Event::Outcome { call, outcome } => self::outcome(&mut line, *call, outcome),
         Event::StreamEnd { call, end } => stream_end(&mut line, *call, end),
         Event::Chain(event) => chain_line::chain_event(&mut line, event),
+    }
+}
+
+/// What has changed while ringfence runs.
+fn change(line: &mut Line<'_>, record: &Record<'_>) {
+    if let Event::GenerationStart { generation, identities, rules } = &record.event {
+        line.text("type", "generation.start");
+        line.number("generation", generation);
+        line.number("identities", identities);
+        line.number("rules", rules);
+    }
+    if let Event::CertificateEnds { setting, not_after_seconds, is_over } = &record.event {
+        line.text("type", "certificate.ends");
+        line.text("setting", setting);
+        line.text("not_after", &timestamp_of_seconds(*not_after_seconds));
+        line.text("state", if *is_over { "expired" } else { "ending" });
     }
 }
 

@@ -3,6 +3,9 @@
 //! facts; nothing is decided on them.
 
 mod scan;
+mod without;
+
+pub use without::{Piece, Unreadable, WithoutWatches};
 
 use scan::{Found, Scan};
 
@@ -111,6 +114,17 @@ pub struct Header {
     pub raft_term: u64,
 }
 
+/// Where a stream of messages stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessagePosition {
+    /// Between two messages.
+    Between,
+    /// In a message's prefix: how many of its bytes have come, and the length as far as they say it.
+    Prefix(u8, u32),
+    /// In a message, of which so many bytes are to come.
+    Message(u64),
+}
+
 /// Reads the facts of each message of a stream, chunk by chunk.
 #[derive(Debug, Default)]
 pub struct StreamScan {
@@ -135,6 +149,12 @@ impl StreamScan {
             Found::Header { .. } | Found::Number { .. } => {}
             Found::MessageEnd => ended(std::mem::take(facts)),
         });
+    }
+
+    /// Where the stream stands.
+    #[must_use]
+    pub const fn position(&self) -> MessagePosition {
+        self.scan.position()
     }
 
     /// Whether a message of our own may be put in here.

@@ -1,6 +1,8 @@
 //! A walk over the gRPC messages of a reply, fed chunk by chunk, that shows the numbers in them. It
 //! keeps no bytes and looks into nothing but the header; contents it does not know it passes over.
 
+use super::MessagePosition;
+
 const GRPC_PREFIX_BYTES: u8 = 5;
 /// `header` is field 1 of every response that has one (rpc.proto).
 const HEADER_FIELD: u64 = 1;
@@ -64,6 +66,14 @@ impl Default for Scan {
 }
 
 impl Scan {
+    pub(super) const fn position(&self) -> MessagePosition {
+        match self.prefix_bytes {
+            0 => MessagePosition::Between,
+            GRPC_PREFIX_BYTES => MessagePosition::Message(self.message_left),
+            bytes => MessagePosition::Prefix(bytes, self.length),
+        }
+    }
+
     /// Whether a message has just ended, or none has begun.
     pub(super) const fn is_between_messages(&self) -> bool {
         self.prefix_bytes == 0

@@ -9,7 +9,8 @@ use prost::{Message, Name};
 use super::catalog::Rpc;
 use super::pb::etcdserverpb::{
     AuthenticateRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest,
-    LeaseRevokeRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
+    LeaseRevokeRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest, TxnRequest,
+    WatchCancelRequest, WatchRequest, watch_request::RequestUnion,
 };
 use super::pb::v3electionpb::{CampaignRequest, LeaderRequest, ProclaimRequest, ResignRequest};
 use super::pb::v3lockpb::{LockRequest, UnlockRequest};
@@ -166,6 +167,15 @@ impl CanonicalRequest {
         let body = LeaseTimeToLiveRequest { id: lease, keys: true }.encode_to_vec().into();
         let touches = [Touch::Lease { usage: LeaseUse::ListKeys, lease }].into_iter().collect();
         Self { rpc: Rpc::LeaseTimeToLive, body, touches, lease_to_grant: None }
+    }
+
+    /// Ends a watch of the stream that it is sent on.
+    #[must_use]
+    pub fn cancel_watch(id: i64) -> Self {
+        let cancel = RequestUnion::CancelRequest(WatchCancelRequest { watch_id: id });
+        let body = WatchRequest { request_union: Some(cancel) }.encode_to_vec().into();
+        let touches = [Touch::CancelWatch(id)].into_iter().collect();
+        Self { rpc: Rpc::Watch, body, touches, lease_to_grant: None }
     }
 
     /// Logs in as a user of etcd; `None` when that is too long for a request.

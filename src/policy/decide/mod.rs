@@ -120,6 +120,12 @@ pub fn permit_probe() -> Permit {
     Permit::new(CanonicalRequest::probe(), SmallVec::new())
 }
 
+/// A permit for ringfence's own end of a watch that is allowed no more.
+#[must_use]
+pub fn permit_cancel_watch(id: i64) -> Permit {
+    Permit::new(CanonicalRequest::cancel_watch(id), SmallVec::new())
+}
+
 /// A permit for the lease that an allowed request runs under: that request's own permit allows it.
 #[must_use]
 pub fn permit_session_lease(permit: &Permit) -> Option<Permit> {

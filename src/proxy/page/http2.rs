@@ -10,7 +10,6 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use tokio::time::Instant;
 
-use super::super::Core;
 use super::super::connection::Client;
 use super::{Cut, HttpRequest, PageBody, answer};
 use crate::audit::CallId;
@@ -18,7 +17,6 @@ use crate::upstream::forward::send_all;
 
 /// Serves one stream to its end.
 pub(in crate::proxy) async fn serve(
-    core: Rc<Core>,
     client: Rc<Client>,
     call: CallId,
     request: Request<RecvStream>,
@@ -26,11 +24,11 @@ pub(in crate::proxy) async fn serve(
 ) {
     let (head, body) = request.into_parts();
     let started = Instant::now();
-    let deadline = started + core.limits.call_timeout;
+    let deadline = started + client.core.limits.call_timeout;
     // Dropped with its core, at the end of the drain time.
     let cut = Cut::new("aborted");
     let request = HttpRequest { call, head: &head, has_body: !body.is_end_stream(), started };
-    let answering = answer(&core, &client, request, &cut);
+    let answering = answer(&client, request, &cut);
     let reset = async {
         drop(std::future::poll_fn(|context| respond.poll_reset(context)).await);
         cut.say("client_gone");

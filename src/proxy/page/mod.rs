@@ -9,8 +9,6 @@ mod relay;
 
 pub(super) use relay::{Cut, PageBody};
 
-use std::rc::Rc;
-
 use http::header::{CONTENT_TYPE, HOST, UPGRADE};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -53,11 +51,11 @@ pub(super) fn is_plain_http<B>(request: &Request<B>) -> bool {
 
 /// Answers one request. The JSON gateway (`/v3/`) would branch off before this, with the body.
 pub(super) async fn answer(
-    core: &Rc<Core>,
     client: &Client,
     request: HttpRequest<'_>,
     cut: &Cut,
 ) -> Response<PageBody> {
+    let core = &client.core;
     let open = core.open_calls.open();
     let (identified, page, share) = match read(core, client, &request) {
         Ok(read) => read,

@@ -5,6 +5,7 @@
 //! A denied watch is answered here, as etcd answers it, and the stream lives on; a denied keep-alive
 //! ends the stream, as it does with etcd.
 
+mod judge;
 mod request;
 mod response;
 mod watches;
@@ -22,11 +23,14 @@ use super::Core;
 use super::acting::StreamToken;
 use super::call::{Head, deadline};
 use super::connection::Client;
+use super::ending::Ending;
+use super::judge::Judgements;
 use super::outbox::Outbox;
 use super::refuse::{forward_failed, shutting_down, timed_out};
 use crate::audit::event::StreamEnd;
 use crate::audit::{CallId, Recorded};
-use crate::etcd::response::{Header, StreamScan};
+use crate::etcd::Touches;
+use crate::etcd::response::{Header, StreamScan, WithoutWatches};
 use crate::grpc::{MessageSplitter, Status};
 use crate::upstream::{ForwardError, Incoming, Next, Outgoing};
 use watches::Watches;
@@ -39,13 +43,15 @@ const ANSWERS_WAITING_MAX: usize = 64;
 /// own.
 const OUTBOX_BYTES_MAX: usize = 192 * 1024;
 /// One stream.
-struct Stream<'a> {
-    core: &'a Rc<Core>,
+struct Stream {
+    core: Rc<Core>,
     /// When the client wants it to end.
     ends: Option<Instant>,
-    client: &'a Client,
+    client: Rc<Client>,
+    /// ringfence ends, and so does the stream when no message is cut in half by it.
+    draining: bool,
     call: CallId,
-    head: Head<'a>,
+    head: Head,
     requests: RecvStream,
     splitter: MessageSplitter,
     /// The client has said that no more requests come.
@@ -55,22 +61,33 @@ struct Stream<'a> {
     etcd: Option<(Outgoing, Incoming)>,
     token: StreamToken,
     /// The messages that etcd has not answered, in the order in which it will.
-    unanswered: VecDeque<Recorded>,
+    unanswered: VecDeque<Unanswered>,
     /// Answers of our own, for the next gap between etcd's messages.
     answers: VecDeque<Bytes>,
     outbox: Outbox,
     /// Whose turn it is to be asked first.
     client_first: bool,
     watches: Watches,
+    /// There are watches whose events go no further.
+    without: Option<WithoutWatches>,
     scan: StreamScan,
     header: Header,
     end: StreamEnd,
     end_is_recorded: bool,
 }
 
+/// A message that etcd has been sent.
+struct Unanswered {
+    recorded: Recorded,
+    /// What it touches, when it is a watch that is to begin.
+    watch: Option<Touches>,
+}
+
 /// Why a stream ends before etcd ends it.
 enum Ended {
     ClientGone,
+    /// What let its connection in holds no longer.
+    NoLonger(Ending),
     /// With this status; the name is for the record.
     Told(Status, &'static str),
 }
@@ -88,19 +105,20 @@ type PollSide<S> = fn(&mut S, &mut Context<'_>) -> Poll<Result<Turn, Ended>>;
 
 /// Serves one stream to its end.
 pub(super) async fn serve(
-    core: &Rc<Core>,
-    client: &Client,
+    client: &Rc<Client>,
     call: CallId,
-    head: Head<'_>,
+    head: Head,
     requests: RecvStream,
     respond: SendResponse<Bytes>,
 ) {
+    let core = &client.core;
     let deadline = deadline(Instant::now(), head.rpc, &head.metadata, core.limits.call_timeout);
     let head_share = Rc::clone(&head.identified.share);
     let mut stream = Stream {
-        core,
+        core: Rc::clone(core),
         ends: deadline,
-        client,
+        client: Rc::clone(client),
+        draining: false,
         call,
         head,
         requests,
@@ -115,6 +133,7 @@ pub(super) async fn serve(
         outbox: Outbox::default(),
         client_first: false,
         watches: Watches::new(&head_share),
+        without: None,
         scan: StreamScan::default(),
         header: core.last_header.get(),
         end: StreamEnd::default(),
@@ -123,7 +142,7 @@ pub(super) async fn serve(
     let ended = tokio::select! {
         // First, so that a message in hand ends with a record of its own.
         biased;
-        ended = stream.run() => ended,
+        ended = stream.run(Judgements::after(client)) => ended,
         () = sleep_until(deadline) => {
             let (status, fault) = timed_out();
             Err(Ended::Told(status, fault))
@@ -139,12 +158,14 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-impl Stream<'_> {
+impl Stream {
     /// Takes turns until one side ends the stream.
-    async fn run(&mut self) -> Result<(), Ended> {
-        let mut draining = self.core.draining.clone();
+    async fn run(&mut self, mut judgements: Judgements) -> Result<(), Ended> {
         loop {
-            while self.scan.is_between_messages()
+            if self.draining && self.is_between_messages() {
+                return Err(Ended::Told(shutting_down(), "shutting_down"));
+            }
+            while self.is_between_messages()
                 && let Some(answer) = self.answers.pop_front()
             {
                 self.open_responses()?;
@@ -160,14 +181,14 @@ impl Stream<'_> {
                     Err(error) => return Err(self.refuse(self.call, &error.into()).await),
                 }
             }
-            let between_messages = self.scan.is_between_messages();
             let turn = tokio::select! {
+                // First, so that no event passes that came behind the judgement.
                 biased;
-                turn = std::future::poll_fn(|context| self.poll_turn(context)) => turn?,
-                // A message is never cut in half by our own end.
-                _ = draining.wait_for(|draining| *draining), if between_messages => {
-                    return Err(Ended::Told(shutting_down(), "shutting_down"));
+                client = judgements.next() => {
+                    self.judge_again(client).await?;
+                    continue;
                 }
+                turn = std::future::poll_fn(|context| self.poll_turn(context)) => turn?,
             };
             match turn {
                 Turn::FromClient(Some(chunk)) => self.take(&chunk).await?,
@@ -185,6 +206,14 @@ impl Stream<'_> {
                 Turn::Taken(bytes) => self.release(bytes)?,
                 Turn::Flushed => {}
             }
+        }
+    }
+
+    /// Whether a message of our own may be put in here.
+    fn is_between_messages(&self) -> bool {
+        match &self.without {
+            Some(without) => without.is_between_messages(),
+            None => self.scan.is_between_messages(),
         }
     }
 

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::watches::{TOO_MANY_WATCHES, WATCH_DENIED, WATCH_RANGE_EMPTY, answer_to_create};
-use super::{Ended, Stream};
+use super::watches::{TOO_MANY_WATCHES, WATCH_DENIED, WATCH_RANGE_EMPTY, answer_to_create, kept};
+use super::{Ended, Stream, Unanswered};
 use crate::audit::{CallId, Outcome, Recorded};
 use crate::etcd::response::Header;
 use crate::etcd::touch::InvalidRequest;
-use crate::etcd::{CanonicalRequest, Malformed, Rpc, Touch};
+use crate::etcd::{CanonicalRequest, Malformed, Rpc, Touch, Touches};
 use crate::grpc::Code;
 use crate::policy::Permit;
 use crate::proxy::Refusal;
@@ -17,10 +17,10 @@ use crate::proxy::call::read_request;
 use crate::proxy::refuse::{audit_unavailable, forward_failed};
 use crate::upstream::ForwardError;
 
-impl Stream<'_> {
+impl Stream {
     pub(super) async fn take(&mut self, chunk: &Bytes) -> Result<(), Ended> {
         self.splitter.push(chunk);
-        self.head.identified.charge_bytes(self.core, chunk.len());
+        self.head.identified.charge_bytes(&self.core, chunk.len());
         let released = self.requests.flow_control().release_capacity(chunk.len());
         released.map_err(|_| Ended::ClientGone)?;
         let bytes_max = self.core.limits.request_bytes_per_principal;
@@ -53,8 +53,8 @@ impl Stream<'_> {
         self.head.share.hold_bytes(self.splitter.buffered_bytes(), usize::MAX);
         let rpc = self.head.rpc;
         let mut throttled =
-            rpc != Rpc::LeaseKeepAlive && !self.head.identified.takes_request(self.core);
-        let request = match read_request(self.core, self.head.identified, rpc, message) {
+            rpc != Rpc::LeaseKeepAlive && !self.head.identified.takes_request(&self.core);
+        let request = match read_request(&self.core, &self.head.identified, rpc, message) {
             Ok(request) => request,
             Err(error @ Malformed::Request(InvalidRequest::Range(_))) if rpc == Rpc::Watch => {
                 let (refusal, text) = if throttled {
@@ -69,7 +69,7 @@ impl Stream<'_> {
             Err(error) => return Err(self.refuse(call, &error.into()).await),
         };
         if self.renews_a_foreign_lease(&request) {
-            throttled = !self.head.identified.takes_request(self.core);
+            throttled = !self.head.identified.takes_request(&self.core);
         }
         let creates = matches!(request.touches().first(), Some(Touch::Key { .. }));
         // A cancel makes room, and to refuse it would end all watches of the stream.
@@ -77,7 +77,10 @@ impl Stream<'_> {
         if throttled && !creates && !cancels {
             return Err(self.refuse(call, &Refusal::Rate).await);
         }
-        if creates && (throttled || !self.watches.add(self.head.identified.bounds.watches)) {
+        let watch = creates.then(|| kept(request.touches()));
+        if let Some(touches) = &watch
+            && (throttled || !self.takes_watch(touches))
+        {
             let refusal = if throttled { Refusal::Rate } else { Refusal::Share };
             self.record_refusal(call, &refusal).await?;
             self.answer_watch(TOO_MANY_WATCHES);
@@ -95,7 +98,7 @@ impl Stream<'_> {
                     return Err(Ended::by_etcd(error));
                 }
                 if creates || rpc == Rpc::LeaseKeepAlive {
-                    self.unanswered.push_back(recorded);
+                    self.unanswered.push_back(Unanswered { recorded, watch });
                 } else {
                     // etcd need not answer a cancel or a progress request: it was sent.
                     recorded.finish(Outcome { status: Some(0), ..Outcome::default() });
@@ -103,14 +106,19 @@ impl Stream<'_> {
                 Ok(())
             }
             Err(refused) if rpc == Rpc::Watch && refused.status.code == Code::PermissionDenied => {
-                if creates {
-                    self.watches.take_back();
+                if let Some(touches) = watch {
+                    self.watches.take_back(&touches);
                     self.answer_watch(WATCH_DENIED);
                 }
                 Ok(())
             }
             Err(Refused { status, fault }) => Err(Ended::Told(status, fault)),
         }
+    }
+
+    fn takes_watch(&mut self, touches: &Touches) -> bool {
+        let bytes_max = self.core.limits.request_bytes_per_principal;
+        self.watches.add(touches, self.head.identified.bounds.watches, bytes_max)
     }
 
     /// The stream's own time may end meanwhile: the record of this message then says so.
@@ -148,8 +156,9 @@ impl Stream<'_> {
 
     pub(super) fn asking(&self, call: CallId, request_bytes: usize) -> Asking<'_> {
         Asking {
-            core: self.core,
-            identified: self.head.identified,
+            core: &self.core,
+            client: &self.client,
+            identified: &self.head.identified,
             metadata: &self.head.metadata,
             call,
             request_bytes,
@@ -180,7 +189,7 @@ impl Stream<'_> {
         refusal: &Refusal,
     ) -> Result<(), Ended> {
         let path = self.head.rpc.path();
-        let recorded = record_refusal(self.core, self.client, call, path, refusal).await;
+        let recorded = record_refusal(&self.client, call, path, refusal).await;
         recorded.map_err(|_| Ended::Told(audit_unavailable(), "audit_unavailable"))
     }
 

@@ -1,20 +1,27 @@
 //! What etcd says, on its way to the client, and how a stream ends: for the client and for the log.
 
+use std::task::{Context, Waker};
+
 use bytes::Bytes;
-use h2::SendStream;
+use h2::{Reason, SendStream};
 use http::HeaderMap;
 use smallvec::SmallVec;
 
-use super::{Ended, Stream};
+use super::judge::CutWatch;
+use super::watches::{WATCH_DENIED, cancel_of};
+use super::{Ended, Stream, Unanswered};
 use crate::audit::{Event, Outcome};
-use crate::etcd::Rpc;
-use crate::etcd::response::{Header, MessageFacts, ResponseFacts};
-use crate::proxy::authorize::record;
+use crate::etcd::response::{Header, MessageFacts, Piece, ResponseFacts};
+use crate::etcd::{Rpc, Touches};
+use crate::grpc::{Code, Status};
+use crate::proxy::authorize::{no_longer_allowed, record};
+use crate::proxy::ending::Ending;
 use crate::proxy::outbox::{LAST_WORDS, Outbox};
+use crate::proxy::refuse::right_ended;
 use crate::proxy::respond::{answer, copy_status, response_head};
 use crate::upstream::{ForwardError, refuses_token};
 
-impl Stream<'_> {
+impl Stream {
     /// Bytes of etcd's messages: the facts of those that end here, then on to the client.
     pub(super) async fn response(&mut self, chunk: Bytes) -> Result<(), Ended> {
         let mut told: SmallVec<[MessageFacts; 4]> = SmallVec::new();
@@ -23,29 +30,94 @@ impl Stream<'_> {
             self.check_token().await?;
         }
         for facts in told {
-            self.end.responses += 1;
-            self.watches.note(&facts);
-            if facts.header != Header::default() {
-                self.header = facts.header;
-                self.core.last_header.set(facts.header);
-            }
-            if (facts.created || self.head.rpc == Rpc::LeaseKeepAlive)
-                && let Some(recorded) = self.unanswered.pop_front()
-            {
-                let revision = Some(facts.header.revision);
-                recorded.finish(Outcome {
-                    status: Some(0),
-                    fault: facts.canceled.then_some("canceled"),
-                    facts: ResponseFacts { revision, ..ResponseFacts::default() },
-                    ..Outcome::default()
-                });
-            }
+            self.note(facts).await?;
         }
         let bytes = chunk.len();
         self.end.response_bytes += bytes as u64;
-        self.head.identified.charge_bytes(self.core, bytes);
+        self.head.identified.charge_bytes(&self.core, bytes);
+        if self.without.is_some() {
+            return self.pass_without(chunk);
+        }
         let (client, outbox) = self.open_responses()?;
         let taken = outbox.push(chunk, client).map_err(|_| Ended::ClientGone)?;
+        self.release(taken)
+    }
+
+    /// One of etcd's messages has come.
+    async fn note(&mut self, facts: MessageFacts) -> Result<(), Ended> {
+        self.end.responses += 1;
+        if facts.header != Header::default() {
+            self.header = facts.header;
+            self.core.last_header.set(facts.header);
+        }
+        let answers = facts.created || self.head.rpc == Rpc::LeaseKeepAlive;
+        if let Some(Unanswered { recorded, watch }) =
+            answers.then(|| self.unanswered.pop_front()).flatten()
+        {
+            let revision = Some(facts.header.revision);
+            recorded.finish(Outcome {
+                status: Some(0),
+                fault: facts.canceled.then_some("canceled"),
+                facts: ResponseFacts { revision, ..ResponseFacts::default() },
+                ..Outcome::default()
+            });
+            if let Some(touches) = watch {
+                return self.begin_watch(facts, touches).await;
+            }
+        }
+        if facts.canceled && !facts.created {
+            self.watches.ended(facts.id);
+        }
+        Ok(())
+    }
+
+    /// etcd has answered a create, which was allowed when it was sent.
+    async fn begin_watch(&mut self, facts: MessageFacts, touches: Touches) -> Result<(), Ended> {
+        if facts.canceled {
+            self.watches.take_back(&touches);
+            return Ok(());
+        }
+        if self.without.as_ref().is_some_and(|without| without.stops(facts.id)) {
+            // What etcd still keeps of the watch that had this ID would reach the client by the new one.
+            let status = Status::new(Code::Unavailable, "ringfence: open another stream");
+            return Err(Ended::Told(status, "watch_id_used"));
+        }
+        match no_longer_allowed(&self.head.identified, &touches) {
+            None => self.watches.began(facts.id, touches),
+            Some(cause) => {
+                self.watches.take_back(&touches);
+                self.stop(facts.id);
+                self.answer_watch(WATCH_DENIED);
+                self.end_watch(&CutWatch { id: facts.id, touches, cause }).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on what is not of a watch that was stopped; our own answers go where a message ends.
+    fn pass_without(&mut self, chunk: Bytes) -> Result<(), Ended> {
+        let mut pieces = Vec::new();
+        let Some(without) = &mut self.without else { return Ok(()) };
+        let passed = without.push(chunk, &mut |piece| pieces.push(piece));
+        if passed.is_err() {
+            return Err(Ended::by_etcd(ForwardError::Unreadable));
+        }
+        let mut taken = 0;
+        for piece in pieces {
+            match piece {
+                Piece::Bytes(bytes) => {
+                    let (client, outbox) = self.open_responses()?;
+                    taken += outbox.push(bytes, client).map_err(|_| Ended::ClientGone)?;
+                }
+                Piece::Dropped(bytes) => taken += bytes,
+                Piece::Boundary => {
+                    while let Some(answer) = self.answers.pop_front() {
+                        self.open_responses()?;
+                        self.outbox.push_own(&answer);
+                    }
+                }
+            }
+        }
         self.release(taken)
     }
 
@@ -121,21 +193,13 @@ impl Stream<'_> {
             Ok(()) => {}
             Err(Ended::ClientGone) => self.end.fault = Some("client_gone"),
             Err(Ended::Told(status, fault)) => {
-                self.end.fault = Some(fault);
-                self.end.status = Some(status.code as u16);
                 // Who reads gets whole messages; who does not, is not waited for.
                 drop(tokio::time::timeout(LAST_WORDS, self.flush()).await);
-                match &mut self.responses {
-                    None => answer(&mut self.respond, &status),
-                    Some(responses) => {
-                        let mut trailers = HeaderMap::new();
-                        status.write(&mut trailers);
-                        drop(responses.send_trailers(trailers));
-                    }
-                }
+                self.tell(&status, fault);
             }
+            Err(Ended::NoLonger(ending)) => self.end_right(ending),
         }
-        for recorded in self.unanswered.drain(..) {
+        for Unanswered { recorded, .. } in self.unanswered.drain(..) {
             let fault = Some("stream_ended");
             recorded.finish(Outcome { fault, ..Outcome::default() });
         }
@@ -147,10 +211,49 @@ impl Stream<'_> {
             tracing::warn!("the end of a stream found no room in the audit log");
         }
     }
+
+    fn tell(&mut self, status: &Status, fault: &'static str) {
+        self.end.fault = Some(fault);
+        self.end.status = Some(status.code as u16);
+        match &mut self.responses {
+            None => answer(&mut self.respond, status),
+            Some(responses) => {
+                let mut trailers = HeaderMap::new();
+                status.write(&mut trailers);
+                drop(responses.send_trailers(trailers));
+            }
+        }
+    }
+
+    /// Nothing that waits for the client reaches it any more. Who has taken all that came is told of each watch; who
+    /// has not is reset.
+    fn end_right(&mut self, ending: Ending) {
+        self.core.metrics.count_cut_watches(ending.name(), self.watches.count());
+        let status = right_ended(ending.name());
+        let is_told = self.is_between_messages() && self.outbox.is_empty();
+        match &mut self.responses {
+            Some(responses) if is_told => {
+                let ids =
+                    if status.code == Code::PermissionDenied { self.watches.ids() } else { vec![] };
+                for id in ids {
+                    self.outbox.push_own(&cancel_of(self.header, id, WATCH_DENIED));
+                }
+                let context = &mut Context::from_waker(Waker::noop());
+                // What the client has no room for now it does not get.
+                drop(self.outbox.poll_flush(responses, context));
+                self.tell(&status, ending.name());
+            }
+            Some(responses) => {
+                responses.send_reset(Reason::CANCEL);
+                self.end.fault = Some(ending.name());
+            }
+            None => self.tell(&status, ending.name()),
+        }
+    }
 }
 
 /// A stream that is cut when the drain time is over has an end all the same.
-impl Drop for Stream<'_> {
+impl Drop for Stream {
     fn drop(&mut self) {
         if self.end_is_recorded {
             return;

@@ -1,0 +1,235 @@
+//! Reads the config again when it may have changed, on a thread of its own, and puts it in force as a whole or not at
+//! all. What is in force stays so until something better is there.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::generation::Generation;
+use crate::audit::Recorder;
+use crate::clock;
+use crate::config::{self, Config, Fixed, Loaded, Look, Named, Reload};
+use crate::document::{Problem, Severity};
+use crate::metrics::{Metrics, ReloadUnit};
+
+/// How often files are looked at. A file that has changed has to stand still for as long before it is read: who writes
+/// a policy in place must not have half of it in force.
+const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// The most problems of a reload that are told one by one.
+const PROBLEMS_TOLD_MAX: usize = 20;
+
+/// What is asked of the reloader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Read everything now.
+    Reload,
+}
+
+/// What came of the last try, for whoever asks.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State(Arc<Mutex<Option<String>>>);
+
+impl State {
+    /// Why what is in force is not what the files say, if it is not.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What `/readyz?verbose` says of it.
+    pub(super) fn notes(&self, generation: u64) -> Vec<String> {
+        let note = match self.failure() {
+            None => format!("[+] config: generation {generation}"),
+            Some(why) => format!("[!] config: generation {generation} goes on: {why}"),
+        };
+        vec![note]
+    }
+
+    fn set(&self, failure: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+}
+
+/// Reads again, and again.
+#[derive(Debug)]
+pub(super) struct Reloader {
+    pub(super) path: PathBuf,
+    pub(super) generations: watch::Sender<Arc<Generation>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) recorder: Recorder,
+    pub(super) state: State,
+    /// How it was asked to do it.
+    pub(super) when: Reload,
+    pub(super) fixed: Fixed,
+    pub(super) files: Files,
+}
+
+/// Starts the thread that reads again; it ends when the sender is dropped.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub(super) fn start(reloader: Reloader) -> std::io::Result<Sender<Command>> {
+    let (sender, commands) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name("reload".to_owned());
+    thread.spawn(move || reloader.run(&commands))?;
+    Ok(sender)
+}
+
+/// The files, and how they looked.
+#[derive(Debug)]
+pub(super) struct Files {
+    named: Named,
+    seen: Look,
+    /// Something has changed since they were read, and is to stand still first.
+    is_due: bool,
+}
+
+impl Files {
+    /// Begins with what a config that is in force was read from.
+    pub(super) fn new(named: Named) -> Self {
+        // What changes while it is read looks different from then on.
+        Self { is_due: false, seen: named.as_read(), named }
+    }
+
+    /// Looks at those of a config that is not in force, too.
+    fn extend(&mut self, named: Named) {
+        self.named.extend(named);
+        self.seen = self.named.as_read();
+    }
+}
+
+/// What is waited for besides files that change.
+#[derive(Debug)]
+struct Waiting {
+    /// When the last full look was.
+    read: Instant,
+    /// Since when a certificate and its key do not belong together.
+    lacks_a_half: Option<Instant>,
+}
+
+impl Reloader {
+    /// Goes on until the sender of commands is dropped.
+    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        let mut waiting = Waiting { read: Instant::now(), lacks_a_half: None };
+        loop {
+            match commands.recv_timeout(LOOK_EVERY) {
+                Ok(Command::Reload) => self.read(&mut waiting, Instant::now()),
+                Err(RecvTimeoutError::Timeout) => self.look(&mut waiting, Instant::now()),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn look(&mut self, waiting: &mut Waiting, now: Instant) {
+        if self.when.watches_files {
+            let look = self.files.named.look();
+            if look != self.files.seen {
+                (self.files.seen, self.files.is_due) = (look, true);
+                return;
+            }
+        }
+        let since = now.duration_since(waiting.read);
+        let is_time = self.when.every.is_some_and(|every| since >= every);
+        let gives_up = waiting.lacks_a_half.is_some_and(|since| now - since >= self.when.pair_wait);
+        if self.files.is_due || is_time || gives_up {
+            self.read(waiting, now);
+        }
+    }
+
+    fn read(&mut self, waiting: &mut Waiting, now: Instant) {
+        waiting.read = now;
+        self.files.is_due = false;
+        let Loaded { config, named, lacks_a_half } =
+            config::load_again(&self.path, clock::since_epoch());
+        match config {
+            Err(_) if lacks_a_half && self.waits_for_half(waiting, now) => {
+                // Every file that was named is looked at still: the half that is missing may be one of them.
+                self.files.extend(named);
+            }
+            Err(problems) => {
+                waiting.lacks_a_half = None;
+                self.files.extend(named);
+                self.fail(&problems);
+            }
+            Ok(config) => {
+                waiting.lacks_a_half = None;
+                let is_still = named.as_read() == named.look();
+                self.files = Files::new(named);
+                // What changed while it was read may be half of this and half of that; it is read again.
+                if is_still {
+                    self.adopt(config);
+                }
+            }
+        }
+    }
+
+    /// Whether a certificate is given time for its key.
+    fn waits_for_half(&self, waiting: &mut Waiting, now: Instant) -> bool {
+        let since = *waiting.lacks_a_half.get_or_insert(now);
+        let waits = now - since < self.when.pair_wait;
+        if waits && since == now {
+            let seconds = self.when.pair_wait.as_secs();
+            tracing::info!(
+                seconds,
+                "a certificate and its key do not belong together; waiting for the other half"
+            );
+        }
+        waits
+    }
+
+    fn adopt(&mut self, config: Config) {
+        let changes = self.fixed.changes(&config.fixed);
+        if !changes.is_empty() {
+            return self.fail(&changes);
+        }
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let when = config.reload;
+        let (identities, rules) = config.policy.size();
+        let before = Arc::clone(&self.generations.borrow());
+        let generation = match Generation::new(config, Some(&before)) {
+            Ok(generation) => Arc::new(generation),
+            Err(error) => {
+                tracing::error!(%error, "the new config is not in force");
+                return self.note_failure(error.to_string());
+            }
+        };
+        self.when = when;
+        let number = generation.number;
+        self.recorder.record_generation(number, identities, rules);
+        self.generations.send_replace(generation);
+        self.state.set(None);
+        self.metrics.note_reload(ReloadUnit::Generation, number, clock::since_epoch());
+        tracing::info!(generation = number, identities, rules, "a new config is in force");
+    }
+
+    fn fail(&self, problems: &[Problem]) {
+        let errors: Vec<String> = problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error)
+            // One line each, whatever a file is called.
+            .map(|problem| {
+                problem.to_string().replace("\n  hint: ", "; ").replace(char::is_control, "?")
+            })
+            .collect();
+        for error in errors.iter().take(PROBLEMS_TOLD_MAX) {
+            tracing::error!("{error}");
+        }
+        let generation = self.generations.borrow().number;
+        tracing::error!(
+            errors = errors.len(),
+            generation,
+            "the config is not in force; the one before goes on"
+        );
+        let first = errors.into_iter().next().unwrap_or_default();
+        self.note_failure(first);
+    }
+
+    fn note_failure(&self, why: String) {
+        self.state.set(Some(why));
+        self.metrics.note_failed_reload(ReloadUnit::Generation);
+    }
+}
