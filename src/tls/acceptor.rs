@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::material::{Authority, KeyPair};
 use super::provider;
-use super::verifier::{Authorities, ConnectionVerifier};
+use super::verifier::{Authorities, ConnectionVerifier, Doubt, Presented, doubt};
 
 /// Accepts handshakes with one certificate and a set of named CAs.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Accepted {
     pub authority: Arc<str>,
     /// The leaf certificate.
     pub leaf: CertificateDer<'static>,
+    /// The certificates that came with it.
+    pub intermediates: Vec<CertificateDer<'static>>,
     /// What the client wants to speak.
     pub protocol: Protocol,
     /// `TLSv1.3` or `TLSv1.2`.
@@ -61,7 +63,7 @@ pub struct HandshakeRefusal {
 }
 
 impl Acceptor {
-    /// An acceptor.
+    /// An acceptor to which nothing is revoked.
     ///
     /// # Errors
     /// When a CA's roots make no verifier.
@@ -70,12 +72,25 @@ impl Acceptor {
         authorities: &[Authority],
         handshake_timeout: Duration,
     ) -> Result<Self, rustls::Error> {
-        Ok(Self {
-            provider: provider(),
-            certificate: Arc::new(SingleCertAndKey::from(CertifiedKey::clone(certificate))),
-            authorities: Arc::new(Authorities::new(authorities)?),
-            handshake_timeout,
-        })
+        let authorities = Arc::new(Authorities::new(authorities)?);
+        Ok(Self::with_authorities(certificate, authorities, handshake_timeout))
+    }
+
+    /// An acceptor that asks these CAs, and what they know to be revoked.
+    #[must_use]
+    pub fn with_authorities(
+        certificate: &KeyPair,
+        authorities: Arc<Authorities>,
+        handshake_timeout: Duration,
+    ) -> Self {
+        let certificate = Arc::new(SingleCertAndKey::from(CertifiedKey::clone(certificate)));
+        Self { provider: provider(), certificate, authorities, handshake_timeout }
+    }
+
+    /// Those who vouch.
+    #[must_use]
+    pub const fn authorities(&self) -> &Arc<Authorities> {
+        &self.authorities
     }
 
     /// Shakes hands within the deadline.
@@ -87,7 +102,7 @@ impl Acceptor {
         let refusal = |reason, detail: String| HandshakeRefusal {
             reason,
             detail,
-            leaf: presented.get().map(|found: &super::verifier::Presented| found.leaf.clone()),
+            leaf: presented.get().map(|found: &Presented| found.leaf.clone()),
         };
         let verifier = ConnectionVerifier {
             authorities: Arc::clone(&self.authorities),
@@ -101,10 +116,8 @@ impl Acceptor {
                 return Err(refusal("handshake_timeout", "no handshake in time".to_owned()));
             }
             Ok(Err(error)) => {
-                let reason = match presented.get() {
-                    Some(found) if found.verdict.is_err() => "certificate_refused",
-                    Some(_) | None => reason_of(&error),
-                };
+                let verdict = presented.get().and_then(|found| found.verdict.as_ref().err());
+                let reason = verdict.map_or_else(|| reason_of(&error), verdict_reason);
                 return Err(refusal(reason, error.to_string()));
             }
             Ok(Ok(stream)) => stream,
@@ -125,11 +138,12 @@ impl Acceptor {
             Ok(authority) => Ok(Accepted {
                 authority: Arc::clone(authority),
                 leaf: found.leaf.clone(),
+                intermediates: found.intermediates.clone(),
                 protocol,
                 version,
                 stream,
             }),
-            Err(error) => Err(refusal("certificate_refused", error.to_string())),
+            Err(error) => Err(refusal(verdict_reason(error), error.to_string())),
         }
     }
 
@@ -144,6 +158,15 @@ impl Acceptor {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)
+    }
+}
+
+/// A certificate that was judged and refused.
+#[must_use]
+pub const fn verdict_reason(error: &rustls::Error) -> &'static str {
+    match doubt(error) {
+        Doubt::Revoked => "certificate_revoked",
+        Doubt::Expired | Doubt::Other => "certificate_refused",
     }
 }
 
