@@ -1,5 +1,5 @@
-//! Which files of certificates a config names, and for what. None of them is opened: one that is broken must
-//! not hide the others.
+//! Which files of certificates and of revocation lists a config names, and for what. None of them is opened: one that
+//! is broken must not hide the others.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct CertificateFile {
     pub path: PathBuf,
 }
 
-/// Every file of certificates that a config and its policies name, and every mistake on the way there.
+/// Every file of certificates or revocation lists that a config and its policies name, and every mistake on the way there.
 #[must_use]
 pub fn certificate_files(path: &Path) -> (Vec<CertificateFile>, Vec<Problem>) {
     let problems = Problems::default();
@@ -35,6 +35,12 @@ pub fn certificate_files(path: &Path) -> (Vec<CertificateFile>, Vec<Problem>) {
 impl Loader<'_> {
     fn certificate_files(&self, raw: &Raw) -> Vec<CertificateFile> {
         let mut files = Vec::new();
+        for ca in &raw.client.authorities {
+            for (pattern, path) in self.list_files(&ca.lists) {
+                let setting = format!("client.ca `{}` crl_files", ca.shown_name());
+                files.push(CertificateFile { setting, location: pattern.location.clone(), path });
+            }
+        }
         let mut add = |setting: String, text: Option<&Located<String>>| {
             files.extend(text.map(|text| CertificateFile {
                 setting,
@@ -44,8 +50,7 @@ impl Loader<'_> {
         };
         add("client.certificate".to_owned(), raw.client.certificate.as_ref());
         for ca in &raw.client.authorities {
-            let name = ca.name.as_ref().map_or("", |name| name.value.as_str());
-            add(format!("client.ca `{name}`"), ca.roots.as_ref());
+            add(format!("client.ca `{}`", ca.shown_name()), ca.roots.as_ref());
         }
         add("upstream.ca".to_owned(), raw.upstream.ca.as_ref());
         add("upstream.certificate".to_owned(), raw.upstream.certificate.as_ref());

@@ -11,20 +11,24 @@ mod files;
 mod lease_keys;
 mod raw;
 mod raw_audit;
+mod raw_revocation;
 mod resolve;
+mod revocation;
 mod users;
 
 pub use certificates::{CertificateFile, certificate_files};
 pub use files::{TextError, read_text};
 pub use lease_keys::LeaseKeyFile;
 pub use resolve::load;
+pub use revocation::{LoadedRevocation, RevocationFiles};
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::document::Problem;
 use crate::policy::Policy;
 use crate::proxy::{Advertise, Limits};
-use crate::tls::{Authority, Connector, KeyPair};
+use crate::tls::{Authority, Connector, KeyPair, Revocation};
 use crate::upstream;
 use crate::upstream::Logins;
 
@@ -37,6 +41,10 @@ pub struct Config {
     pub certificate: KeyPair,
     /// Who may vouch for clients.
     pub authorities: Vec<Authority>,
+    /// Which files say what is revoked; to be read again while the rest stays.
+    pub revocation_files: RevocationFiles,
+    /// What they said at the start.
+    pub revocation: Arc<Revocation>,
     /// How etcd is reached.
     pub upstream: upstream::Config,
     /// The ways to etcd with certificates of identities, in the order of the policy.

@@ -15,7 +15,7 @@ use crate::etcd::StoreVerb;
 use crate::policy::{Policy, PolicySource};
 use crate::proxy::{Advertise, Limits};
 use crate::tls::material::{MaterialError, Purpose};
-use crate::tls::{Authority, Connector, KeyPair, material};
+use crate::tls::{Authority, Connector, KeyPair, Revocation, material};
 use crate::upstream;
 use crate::upstream::{Endpoint, Logins};
 
@@ -55,12 +55,14 @@ const IDENTITY_CERTIFICATES_MAX: usize = 16;
 pub(super) struct Loader<'a> {
     pub(super) folder: &'a Path,
     pub(super) problems: &'a Problems,
-    now: Duration,
+    pub(super) now: Duration,
+    /// What was revoked before, when this is not the start.
+    pub(super) previous: Option<&'a Revocation>,
 }
 
 impl<'a> Loader<'a> {
     pub(super) const fn new(folder: &'a Path, problems: &'a Problems, now: Duration) -> Self {
-        Self { folder, problems, now }
+        Self { folder, problems, now, previous: None }
     }
 }
 
@@ -88,6 +90,7 @@ impl Loader<'_> {
         let (certificate, key) = (client.certificate.as_ref(), client.key.as_ref());
         let certificate = self.key_pair(certificate, key, Purpose::Server);
         let authorities = self.authorities(&raw.client);
+        let (revocation_files, revocation) = self.revocation(raw, &authorities);
         let names: Vec<&str> = raw
             .client
             .authorities
@@ -109,6 +112,8 @@ impl Loader<'_> {
             listen,
             certificate: certificate?,
             authorities,
+            revocation_files,
+            revocation,
             upstream: upstream?,
             audit: audit?,
             admin_listen: admin_listen?,
