@@ -159,3 +159,26 @@ fn stale(folder: &Folder) -> String {
     };
     list.signed_by(&rcgen::Issuer::new(params, key)).unwrap().pem().unwrap()
 }
+
+/// The attack: the files are taken away while ringfence runs. They can be read again without the rest of the config.
+#[test]
+fn files_that_are_read_again_take_nothing_back() {
+    let folder = folder(HARD);
+    folder.check(&["revoke", "pki", "acme"], 0, "serial ");
+    fs::write(folder.path("deny.d/b.txt"), "serial tenants 5\n").unwrap();
+    let now = ringfence::clock::since_epoch();
+    let config = ringfence::config::load(&folder.path("ringfence.toml"), now).unwrap();
+    let (files, first) = (&config.revocation_files, &*config.revocation);
+    let again = files.load(Some(first), now);
+    assert_eq!((&again.revocation, again.problems.len()), (first, 0));
+    let expected = ["deny.d/a.txt", "deny.d/b.txt", "pki/tenants-ca.crl"];
+    assert_eq!(again.read, expected.map(|file| folder.path(file)));
+    fs::remove_file(folder.path("pki/tenants-ca.crl")).unwrap();
+    fs::remove_dir_all(folder.path("deny.d")).unwrap();
+    let again = files.load(Some(first), now);
+    assert_eq!(&again.revocation, first);
+    assert!(again.problems.len() == 2 && !again.has_errors(), "{:?}", again.problems);
+    // A start with that is refused.
+    let again = files.load(None, now);
+    assert!(again.has_errors(), "{:?}", again.problems);
+}

@@ -83,7 +83,9 @@ impl Denied {
             if is_there || !is_named(named, &gone.path, &gone.pattern) {
                 continue;
             }
-            if !named.iter().any(|named| named.is_unknown && named.pattern == gone.pattern) {
+            let is_unknown =
+                named.iter().any(|named| named.is_unknown && named.pattern == gone.pattern);
+            if !is_unknown && !gone.entries.is_empty() {
                 let what = format!("`{}` is gone; what it denied stays so", gone.path.display());
                 let hint = "put it back, empty but for a comment if need be; or name it no longer, or restart";
                 problems.warning(&location(&gone.path, 0), what, hint);
