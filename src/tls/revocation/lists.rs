@@ -42,9 +42,11 @@ impl Lists {
         intake.report_missing(named);
         intake.report_nothing(mode, named);
         intake.report_stale(mode, now);
-        let mut in_force: Vec<_> = intake.in_force.into_iter().map(|known| known.list).collect();
-        // Of two that cover one certificate rustls asks the first: the newest is to be that.
-        in_force.sort_by_key(|list| std::cmp::Reverse(list.this_update_seconds));
+        // Of two that cover one certificate rustls asks the first: that is to be the newest, and one that is still there.
+        intake.in_force.sort_by_key(|known| {
+            (std::cmp::Reverse(known.list.this_update_seconds), !known.is_found)
+        });
+        let in_force = intake.in_force.into_iter().map(|known| known.list).collect();
         Self { authority: Arc::clone(&authority.name), mode, in_force }
     }
 

@@ -291,3 +291,33 @@ fn a_ca_of_which_no_file_is_there_is_an_error_when_it_is_hard() {
     assert!(said.contains("warning: config:1: `a*.crl` matches no file"), "{said}");
     world.accepts(&revocation, &leaf(5, &ca));
 }
+
+#[test]
+fn a_list_of_a_part_of_the_certificates_counts_for_that_part() {
+    let ca = root("a");
+    let middle = intermediate("middle", 7, &ca);
+    let part = |number: u64, scope: CrlScope, serials: &[u64]| {
+        let mut params = params(number, (-1, 7), serials);
+        let uris = vec!["http://a.example/".to_owned()];
+        let distribution_point = CrlDistributionPoint { uris };
+        params.issuing_distribution_point =
+            Some(CrlIssuingDistributionPoint { distribution_point, scope: Some(scope) });
+        params.signed_by(&ca).unwrap().pem().unwrap()
+    };
+    let world = World::new(&[("a", &[&ca], Some(Mode::Hard))]);
+    // A lower number of another part is no older list.
+    world.write("a1.crl", part(9, CrlScope::UserCertsOnly, &[5]) + &list(&middle, 1, (-1, 7), &[]));
+    let chain = [leaf(5, &middle), vec![middle.der().clone()]].concat();
+    let (revocation, _) = world.load(None);
+    world.refuses(&revocation, &leaf(5, &ca), &REVOKED);
+    world.accepts(&revocation, &leaf(7, &ca));
+    world.refuses(&revocation, &chain, &UNKNOWN);
+    world.write("a2.crl", part(1, CrlScope::CaCertsOnly, &[]));
+    let (revocation, said) = world.load(Some(&revocation));
+    assert!(!said.contains("a2.crl"), "{said}");
+    world.refuses(&revocation, &leaf(5, &ca), &REVOKED);
+    world.accepts(&revocation, &chain);
+    world.write("a2.crl", part(2, CrlScope::CaCertsOnly, &[7]));
+    let (revocation, _) = world.load(Some(&revocation));
+    world.refuses(&revocation, &chain, &REVOKED);
+}
