@@ -150,6 +150,29 @@ impl Authorities {
     }
 }
 
+/// What is wrong with a chain, as far as it is told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// One of its certificates was revoked.
+    Revoked,
+    /// One of its certificates has expired.
+    Expired,
+    /// Nobody vouches for it.
+    Other,
+}
+
+/// What an error says about a chain.
+#[must_use]
+pub const fn doubt(error: &Error) -> Doubt {
+    match error {
+        Error::InvalidCertificate(CertificateError::Revoked) => Doubt::Revoked,
+        Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => Doubt::Expired,
+        _ => Doubt::Other,
+    }
+}
+
 fn verifier(
     roots: Arc<RootCertStore>,
     lists: Option<&Lists>,
@@ -226,29 +249,6 @@ const fn worth(error: &Error) -> u8 {
         // Of two roots of one name, one has not signed it.
         Error::InvalidCertificate(CertificateError::BadSignature) => 1,
         _ => 2,
-    }
-}
-
-/// What is wrong with a chain, as far as it is told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
-    /// One of its certificates was revoked.
-    Revoked,
-    /// One of its certificates has expired.
-    Expired,
-    /// Nobody vouches for it.
-    Other,
-}
-
-/// What an error says about a chain.
-#[must_use]
-pub const fn doubt(error: &Error) -> Doubt {
-    match error {
-        Error::InvalidCertificate(CertificateError::Revoked) => Doubt::Revoked,
-        Error::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        ) => Doubt::Expired,
-        _ => Doubt::Other,
     }
 }
 
