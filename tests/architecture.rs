@@ -23,7 +23,7 @@ const MAP: [(&str, &str, bool); 21] = [
     ("audit", "sink identity etcd chain keyed_hash regular_file clock", false),
     ("sink", "tls chain", false),
     ("evidence", "chain keyed_hash regular_file", false),
-    ("tls", "regular_file", false),
+    ("tls", "document chain regular_file", false),
     ("pki", "document chain keyed_hash regular_file", false),
     ("metrics", "etcd", false),
     ("clock", "", false),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ringfence::document::Problems;
 use ringfence::etcd::{KeyVerb, Page, StoreVerb};
-use ringfence::metrics::{LoginResult, Metrics, OwnCertificate, ReloadUnit};
+use ringfence::metrics::{LoginResult, Metrics, OwnCertificate, ReloadUnit, RevocationList};
 use ringfence::policy::{Policy, PolicySource};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -169,6 +169,10 @@ fn every_metric_is_described_and_none_is_invented() {
     let (setting, not_before_seconds, not_after_seconds) = ("a setting".to_owned(), 1, 2);
     let own = OwnCertificate { setting, not_before_seconds, not_after_seconds };
     metrics.certificates().note_own(&[own]);
+    let (authority, issuer) = ("a CA".to_owned(), "an issuer".to_owned());
+    let (this_update_seconds, next_update_seconds) = (1, 2);
+    let list = RevocationList { authority, issuer, this_update_seconds, next_update_seconds };
+    metrics.certificates().note_lists([list]);
     metrics.certificates().note_shown("identity", 2, Duration::ZERO);
     metrics.certificates().refresh(Duration::ZERO);
     let text = metrics.render();

@@ -89,6 +89,15 @@ pub enum Event<'a> {
         /// Rules in all roles.
         rules: usize,
     },
+    /// Another set of revocations is in force.
+    RevocationStart {
+        /// Revocation lists.
+        lists: usize,
+        /// Certificates that they revoke.
+        revoked: usize,
+        /// Keys, certificates and serial numbers that deny lists name.
+        denied: usize,
+    },
     /// A certificate of the config is about to end, or has ended.
     CertificateEnds {
         /// The setting that names it.
@@ -480,6 +489,7 @@ impl Record<'_> {
             Event::ProcessStop { .. }
             | Event::GenerationStart { .. }
             | Event::CertificateEnds { .. }
+            | Event::RevocationStart { .. }
             | Event::ConnectionClose { .. }
             | Event::Outcome { .. }
             | Event::StreamEnd { .. } => BASE,

@@ -132,8 +132,8 @@ mod tests {
     use crate::chain::LineHash;
 
     /// As many as there are, see docs/audit-format.md.
-    const REASONS: [&str; 10] =
-        ["a", "b", "c", "d", "e", "f", "g", "h", "i", "certificate_refused_"];
+    const REASONS: [&str; 11] =
+        ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "certificate_refused_"];
 
     fn counted(events: &[Event<'_>]) -> u64 {
         let count = |event: &Event<'_>| match event {

@@ -106,6 +106,7 @@ impl Event<'_> {
             Self::ConnectionRefused { .. }
             | Self::GenerationStart { .. }
             | Self::CertificateEnds { .. }
+            | Self::RevocationStart { .. }
             | Self::Decision(_)
             | Self::Outcome { .. }
             | Self::StreamEnd { .. } => return None,

@@ -192,6 +192,12 @@ impl Recorder {
         self.shared.push(&record_now(event), None, false);
     }
 
+    /// Records that another set of revocations is in force; there is always room for it.
+    pub fn record_revocation(&self, lists: usize, revoked: usize, denied: usize) {
+        let event = Event::RevocationStart { lists, revoked, denied };
+        self.shared.push(&record_now(event), None, false);
+    }
+
     /// Records that a certificate of the config ends or has ended; there is always room for it.
     pub fn record_certificate_end(&self, setting: &str, not_after_seconds: i64, is_over: bool) {
         let setting = setting.to_owned();

@@ -14,7 +14,14 @@ pub(super) fn run(path: &Path) -> ExitCode {
             let (identities, rules) = config.policy.size();
             let authorities = config.authorities.len();
             let path = path.display();
-            say(&format!("{path}: ok: {authorities} CAs, {identities} identities, {rules} rules"));
+            let mut said =
+                format!("{path}: ok: {authorities} CAs, {identities} identities, {rules} rules");
+            if !config.revocation_files.is_empty() {
+                let (lists, denied) =
+                    (config.revocation.lists().count(), config.revocation.denied().len());
+                said.push_str(&format!(", {lists} revocation lists, {denied} denied"));
+            }
+            say(&said);
             ExitCode::SUCCESS
         }
         Err(problems) => {

@@ -8,7 +8,7 @@ use crate::{clock, config, server};
 
 /// Exit code 0 when every call had ended, 1 otherwise.
 pub(super) fn run(path: &Path) -> ExitCode {
-    let loaded = config::load_again(path, clock::since_epoch());
+    let loaded = config::load_again(path, clock::since_epoch(), None);
     let config = match loaded.config {
         Ok(config) => config,
         Err(problems) => {

@@ -1,5 +1,5 @@
-//! Which files of certificates a config names, and for what. None of them is opened: one that is broken must
-//! not hide the others.
+//! Which files of certificates and of revocation lists a config names, and for what. None of them is opened: one that
+//! is broken must not hide the others.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct CertificateFile {
     pub path: PathBuf,
 }
 
-/// Every file of certificates that a config and its policies name, and every mistake on the way there.
+/// Every file of certificates or revocation lists that a config and its policies name, and every mistake on the way there.
 #[must_use]
 pub fn certificate_files(path: &Path) -> (Vec<CertificateFile>, Vec<Problem>) {
     let problems = Problems::default();
@@ -31,7 +31,8 @@ pub fn certificate_files(path: &Path) -> (Vec<CertificateFile>, Vec<Problem>) {
     let files = loader.read(path, |raw| {
         let mut source = PolicySource::default();
         loader.read_policies(raw, &mut source);
-        let mut files = loader.certificates_of_config(raw);
+        let mut files = loader.lists_of_config(raw);
+        files.extend(loader.certificates_of_config(raw));
         files.extend(certificates_of_policy(&source));
         files
     });
@@ -50,6 +51,18 @@ pub(super) fn certificates_of_policy(
 }
 
 impl Loader<'_> {
+    /// The files of revocation lists.
+    fn lists_of_config(&self, raw: &Raw) -> Vec<CertificateFile> {
+        let mut files = Vec::new();
+        for ca in &raw.client.authorities {
+            for (pattern, path) in self.list_files(&ca.lists) {
+                let setting = format!("client.ca `{}` crl_files", ca.shown_name());
+                files.push(CertificateFile { setting, location: pattern.location.clone(), path });
+            }
+        }
+        files
+    }
+
     /// Those that the config names itself.
     pub(super) fn certificates_of_config(&self, raw: &Raw) -> Vec<CertificateFile> {
         let mut files = Vec::new();
@@ -62,8 +75,7 @@ impl Loader<'_> {
         };
         add("client.certificate".to_owned(), raw.client.certificate.as_ref());
         for ca in &raw.client.authorities {
-            let name = ca.name.as_ref().map_or("", |name| name.value.as_str());
-            add(format!("client.ca `{name}`"), ca.roots.as_ref());
+            add(format!("client.ca `{}`", ca.shown_name()), ca.roots.as_ref());
         }
         add("upstream.ca".to_owned(), raw.upstream.ca.as_ref());
         add("upstream.certificate".to_owned(), raw.upstream.certificate.as_ref());

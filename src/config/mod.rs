@@ -7,6 +7,7 @@ mod audit;
 mod audit_levels;
 mod audit_sinks;
 mod certificates;
+mod endpoints;
 mod files;
 mod fixed;
 mod lease_keys;
@@ -14,7 +15,9 @@ mod named;
 mod numbers;
 mod raw;
 mod raw_audit;
+mod raw_revocation;
 mod resolve;
+mod revocation;
 mod users;
 
 pub use certificates::{CertificateFile, certificate_files};
@@ -23,13 +26,15 @@ pub use fixed::Fixed;
 pub use lease_keys::LeaseKeyFile;
 pub use named::{Look, Named};
 pub use resolve::{Loaded, admin_address, load, load_again};
+pub use revocation::{LoadedRevocation, RevocationFiles};
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::document::Problem;
 use crate::policy::Policy;
 use crate::proxy::{Advertise, Limits};
-use crate::tls::{Authority, Connector, KeyPair};
+use crate::tls::{Authority, Connector, KeyPair, Revocation};
 use crate::upstream;
 use crate::upstream::Logins;
 
@@ -42,6 +47,10 @@ pub struct Config {
     pub certificate: KeyPair,
     /// Who may vouch for clients.
     pub authorities: Vec<Authority>,
+    /// Which files say what is revoked; to be read again while the rest stays.
+    pub revocation_files: RevocationFiles,
+    /// What they said at the start.
+    pub revocation: Arc<Revocation>,
     /// How etcd is reached.
     pub upstream: upstream::Config,
     /// The ways to etcd with certificates of identities, in the order of the policy.

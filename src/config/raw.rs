@@ -2,6 +2,7 @@
 
 use super::fixed::Fixed;
 use super::raw_audit::{RawLevels, RawSink, read_levels, read_sinks};
+use super::raw_revocation::{RawLists, read_deny_files, read_lists};
 use crate::audit::Mode;
 use crate::document::{Located, TableReader};
 
@@ -13,6 +14,7 @@ pub(super) struct Raw {
     pub(super) audit: RawAudit,
     pub(super) admin_listen: Option<Located<String>>,
     pub(super) policy_files: Vec<Located<String>>,
+    pub(super) deny_files: Vec<Located<String>>,
     pub(super) lease_keys: Option<Located<String>>,
     pub(super) limits: RawLimits,
     pub(super) cores: u64,
@@ -34,6 +36,7 @@ pub(super) struct RawClient {
 pub(super) struct RawAuthority {
     pub(super) name: Option<Located<String>>,
     pub(super) roots: Option<Located<String>>,
+    pub(super) lists: RawLists,
 }
 
 #[derive(Debug, Default)]
@@ -151,6 +154,7 @@ pub(super) fn read(root: TableReader<'_>) -> Raw {
         audit: audit.map_or_else(RawAudit::default, read_audit),
         admin_listen: root.table("admin").and_then(read_admin),
         policy_files: policy.map(read_policy).unwrap_or_default(),
+        deny_files: root.table("revocation").map(read_deny_files).unwrap_or_default(),
         lease_keys: root.table("leases").and_then(read_leases),
         limits: root.table("limits").map_or_else(RawLimits::default, read_limits),
         cores: root.number("cores", 0..=1024, 0),
@@ -177,6 +181,7 @@ fn read_client(table: TableReader<'_>) -> RawClient {
         let authority = RawAuthority {
             name: ca.required_text("name", "the name that identities refer to"),
             roots: ca.required_text("roots", "a file of CA certificates in PEM"),
+            lists: read_lists(&ca),
         };
         ca.finish();
         authority

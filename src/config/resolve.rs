@@ -14,17 +14,16 @@ use super::certificates::{CertificateFile, certificates_of_policy};
 use super::files::{self, Matching};
 use super::lease_keys::LeaseKeyFile;
 use super::named::Named;
-use super::numbers::{cores, limits, number, reload};
-use super::raw::{ADMIN_LISTEN, Raw, RawClient, RawUpstream};
+use super::numbers::{cores, limits, reload};
+use super::raw::{ADMIN_LISTEN, Raw, RawClient};
 use super::{Config, raw, users};
 use crate::document::{Document, Located, Location, Problem, Problems, Severity};
 use crate::etcd::StoreVerb;
 use crate::policy::{Policy, PolicySource};
 use crate::proxy::Advertise;
 use crate::tls::material::{MaterialError, Purpose};
-use crate::tls::{Authority, Connector, KeyPair, material};
-use crate::upstream;
-use crate::upstream::{Endpoint, Logins};
+use crate::tls::{Authority, Connector, KeyPair, Revocation, material};
+use crate::upstream::Logins;
 
 /// Reads the config, its policies, certificates and keys. `now` is the time since 1970, for what
 /// certificates say.
@@ -32,7 +31,7 @@ use crate::upstream::{Endpoint, Logins};
 /// # Errors
 /// Every mistake that was found, by file and line.
 pub fn load(path: &Path, now: Duration) -> Result<Config, Vec<Problem>> {
-    load_again(path, now).config
+    load_again(path, now, None).config
 }
 
 /// What came of reading a config.
@@ -46,12 +45,14 @@ pub struct Loaded {
     pub lacks_a_half: bool,
 }
 
-/// The same as [`load`], with what is needed to notice that it has to be done again.
+/// The same as [`load`], with what is needed to notice that it has to be done again. What was revoked before goes on
+/// counting where a file of it is gone or broken.
 #[must_use]
-pub fn load_again(path: &Path, now: Duration) -> Loaded {
+pub fn load_again(path: &Path, now: Duration, revoked: Option<&Revocation>) -> Loaded {
     let problems = Problems::default();
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    let loader = Loader::new(folder, &problems, now);
+    let mut loader = Loader::new(folder, &problems, now);
+    loader.previous = revoked;
     loader.note(path);
     let config = loader.read(path, |raw| loader.resolve(raw)).flatten();
     let (named, unpaired) = (loader.named.take(), loader.unpaired.get());
@@ -90,13 +91,12 @@ struct LoadedPolicy {
     certificate_files: Vec<CertificateFile>,
 }
 
-/// Identities that reach etcd with a certificate of their own.
-const IDENTITY_CERTIFICATES_MAX: usize = 16;
-
 pub(super) struct Loader<'a> {
     pub(super) folder: &'a Path,
     pub(super) problems: &'a Problems,
-    now: Duration,
+    pub(super) now: Duration,
+    /// What was revoked before, when this is not the start.
+    pub(super) previous: Option<&'a Revocation>,
     named: RefCell<Named>,
     /// Certificates and keys that do not belong together.
     unpaired: Cell<usize>,
@@ -104,7 +104,8 @@ pub(super) struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     pub(super) fn new(folder: &'a Path, problems: &'a Problems, now: Duration) -> Self {
-        Self { folder, problems, now, named: RefCell::default(), unpaired: Cell::new(0) }
+        let (named, unpaired) = (RefCell::default(), Cell::new(0));
+        Self { folder, problems, now, previous: None, named, unpaired }
     }
 }
 
@@ -115,7 +116,7 @@ impl Loader<'_> {
     }
 
     /// Roots of a file.
-    fn roots(&self, path: &Path) -> Result<Arc<RootCertStore>, MaterialError> {
+    pub(super) fn roots(&self, path: &Path) -> Result<Arc<RootCertStore>, MaterialError> {
         self.note(path);
         material::roots(path)
     }
@@ -143,6 +144,7 @@ impl Loader<'_> {
         let (certificate, key) = (client.certificate.as_ref(), client.key.as_ref());
         let certificate = self.key_pair(certificate, key, Purpose::Server);
         let authorities = self.authorities(&raw.client);
+        let (revocation_files, revocation) = self.revocation(raw, &authorities);
         let names: Vec<&str> = raw
             .client
             .authorities
@@ -166,6 +168,8 @@ impl Loader<'_> {
             listen,
             certificate: certificate?,
             authorities,
+            revocation_files,
+            revocation,
             upstream: upstream?,
             audit: audit?,
             admin_listen: admin_listen?,
@@ -222,7 +226,7 @@ impl Loader<'_> {
         self.key_pair_in((certificate, key), &paths, purpose)
     }
 
-    fn key_pair_in(
+    pub(super) fn key_pair_in(
         &self,
         (certificate, key): (&Located<String>, &Located<String>),
         paths: &(PathBuf, PathBuf),
@@ -273,72 +277,6 @@ impl Loader<'_> {
             }
         }
         authorities
-    }
-
-    fn upstream(&self, raw: &RawUpstream) -> Option<upstream::Config> {
-        let endpoints = self.endpoints(&raw.endpoints);
-        let http_endpoints = raw
-            .http_endpoints
-            .as_ref()
-            .map_or_else(|| endpoints.clone(), |texts| self.endpoints(texts));
-        let mut all = endpoints.iter().chain(&http_endpoints);
-        let https = all.any(|endpoint| matches!(endpoint, Endpoint::Https { .. }));
-        let connector = self.connector(raw);
-        let usable = !endpoints.is_empty() && (!https || connector.is_some());
-        usable.then(|| upstream::Config {
-            endpoints,
-            http_endpoints,
-            connector,
-            connect_timeout: Duration::from_secs(raw.connect_timeout_seconds),
-            connections: number(raw.connections_per_core),
-            calls_per_connection: u32::try_from(raw.calls_per_connection).unwrap_or(u32::MAX),
-        })
-    }
-
-    fn endpoints(&self, texts: &[Located<String>]) -> Vec<Endpoint> {
-        let mut endpoints = Vec::new();
-        for text in texts {
-            match Endpoint::parse(&text.value) {
-                Ok(endpoint) => endpoints.push(endpoint),
-                Err(error) => {
-                    let what = format!("`{}` {error}", text.value);
-                    self.problems.error(&text.location, what, "");
-                }
-            }
-        }
-        endpoints
-    }
-
-    /// Every file that is named is opened, needed or not.
-    fn connector(&self, raw: &RawUpstream) -> Option<Connector> {
-        let mut texts = raw.endpoints.iter().chain(raw.http_endpoints.iter().flatten());
-        let https = texts.find(|endpoint| endpoint.value.starts_with("https:"));
-        let pair = match (&raw.certificate, &raw.key) {
-            (None, None) => Some(None),
-            (Some(certificate), Some(key)) => {
-                self.key_pair(Some(certificate), Some(key), Purpose::Client).map(Some)
-            }
-            (Some(one), None) | (None, Some(one)) => {
-                let what = "`upstream.certificate` and `upstream.key` belong together";
-                self.problems.error(&one.location, what, "give both, or neither");
-                None
-            }
-        };
-        let Some(ca) = &raw.ca else {
-            if let Some(https) = https {
-                let what = "`upstream.ca` is missing, and an endpoint is https";
-                let hint = "ca = \"FILE\": without it nobody could tell etcd from an impostor";
-                self.problems.error(&https.location, what, hint);
-            }
-            return None;
-        };
-        let roots = self.roots(&self.folder.join(&ca.value));
-        let roots = roots
-            .map_err(|error| self.problems.error(&ca.location, error.to_string(), error.hint()))
-            .ok();
-        let (roots, pair, https) = (roots?, pair?, https?);
-        let connector = Connector::new(roots, pair.as_ref());
-        connector.map_err(|error| self.problems.error(&https.location, error.to_string(), "")).ok()
     }
 
     fn lease_keys(&self, file: Option<&Located<String>>) -> Option<LeaseKeyFile> {
@@ -440,42 +378,6 @@ impl Loader<'_> {
         let certificate_files = certificates_of_policy(&source).collect();
         let policy = Policy::compile(source, authorities, self.problems);
         Some(LoadedPolicy { policy, identity_connectors, logins, certificate_files })
-    }
-
-    /// The ways to etcd that identities have for themselves, in the order of the policy.
-    fn identity_connectors(&self, source: &PolicySource, raw: &Raw) -> Vec<Connector> {
-        let mut connectors = Vec::new();
-        for (number, (certificate, key)) in source.upstream_certificates().enumerate() {
-            let error =
-                |what: String, hint: &str| self.problems.error(&certificate.location, what, hint);
-            if number == IDENTITY_CERTIFICATES_MAX {
-                let what = format!(
-                    "more than {IDENTITY_CERTIFICATES_MAX} identities have a certificate towards etcd"
-                );
-                error(
-                    what,
-                    "each takes connections of its own on every core; users with passwords do not",
-                );
-                break;
-            }
-            if !raw.upstream.endpoints.iter().all(|text| text.value.starts_with("https:")) {
-                let what =
-                    "`upstream.certificate` of an identity, and an endpoint that is not https";
-                error(what.to_owned(), "without TLS etcd sees no certificate");
-                continue;
-            }
-            let paths = [certificate, key].map(|text| users::beside(&text.location, &text.value));
-            let pair = self.key_pair_in((certificate, key), &paths.into(), Purpose::Client);
-            // What is wrong with the CA is said once.
-            let roots = raw.upstream.ca.as_ref();
-            let roots = roots.and_then(|ca| material::roots(&self.folder.join(&ca.value)).ok());
-            let Some((pair, roots)) = pair.zip(roots) else { continue };
-            match Connector::new(roots, Some(&pair)) {
-                Ok(connector) => connectors.push(connector),
-                Err(fault) => self.problems.error(&certificate.location, fault.to_string(), ""),
-            }
-        }
-        connectors
     }
 
     fn matching(&self, pattern: &Located<String>) -> Option<BTreeSet<PathBuf>> {

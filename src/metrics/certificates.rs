@@ -32,6 +32,7 @@ const LEFT_BUCKETS: [f64; 9] = [
 ];
 
 type Labels = [(&'static str, String); 1];
+type ListLabels = [(&'static str, String); 2];
 type Time = Gauge<i64, AtomicI64>;
 
 /// Certificates and when they end.
@@ -39,6 +40,8 @@ type Time = Gauge<i64, AtomicI64>;
 pub struct Certificates {
     not_before: Family<Labels, Time>,
     not_after: Family<Labels, Time>,
+    list_this_update: Family<ListLabels, Time>,
+    list_next_update: Family<ListLabels, Time>,
     shown_not_after: Family<Labels, Time>,
     left: Histogram,
     shown: Mutex<Shown>,
@@ -63,11 +66,26 @@ pub struct OwnCertificate {
     pub not_after_seconds: i64,
 }
 
+/// A revocation list in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationList {
+    /// The named CA.
+    pub authority: String,
+    /// Whose list it is.
+    pub issuer: String,
+    /// In seconds since 1970.
+    pub this_update_seconds: i64,
+    /// Likewise.
+    pub next_update_seconds: i64,
+}
+
 impl Default for Certificates {
     fn default() -> Self {
         Self {
             not_before: Family::default(),
             not_after: Family::default(),
+            list_this_update: Family::default(),
+            list_next_update: Family::default(),
             shown_not_after: Family::default(),
             left: Histogram::new(LEFT_BUCKETS),
             shown: Mutex::default(),
@@ -88,6 +106,18 @@ impl Certificates {
             "When the certificate of a setting ends, in seconds since 1970; of several the first",
             Unit::Seconds,
             self.not_after.clone(),
+        );
+        registry.register_with_unit(
+            "crl_this_update_timestamp",
+            "When a revocation list in force was signed, in seconds since 1970, by CA and issuer",
+            Unit::Seconds,
+            self.list_this_update.clone(),
+        );
+        registry.register_with_unit(
+            "crl_next_update_timestamp",
+            "Until when a newer one is promised, in seconds since 1970",
+            Unit::Seconds,
+            self.list_next_update.clone(),
         );
         registry.register_with_unit(
             "client_certificate_not_after_timestamp",
@@ -111,6 +141,19 @@ impl Certificates {
             let labels = [("setting", certificate.setting.clone())];
             self.not_before.get_or_create_owned(&labels).set(certificate.not_before_seconds);
             self.not_after.get_or_create_owned(&labels).set(certificate.not_after_seconds);
+        }
+    }
+
+    /// The revocation lists in force; what was there before is gone. Of several of one issuer the first to end counts.
+    pub fn note_lists(&self, lists: impl IntoIterator<Item = RevocationList>) {
+        self.list_this_update.clear();
+        self.list_next_update.clear();
+        let mut lists: Vec<RevocationList> = lists.into_iter().collect();
+        lists.sort_by_key(|list| std::cmp::Reverse(list.next_update_seconds));
+        for list in lists {
+            let labels = [("authority", list.authority), ("issuer", list.issuer)];
+            self.list_this_update.get_or_create_owned(&labels).set(list.this_update_seconds);
+            self.list_next_update.get_or_create_owned(&labels).set(list.next_update_seconds);
         }
     }
 

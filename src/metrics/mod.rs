@@ -6,7 +6,7 @@
 mod certificates;
 mod core;
 
-pub use certificates::{Certificates, OwnCertificate};
+pub use certificates::{Certificates, OwnCertificate, RevocationList};
 pub use core::CoreCounts;
 
 use std::sync::Arc;

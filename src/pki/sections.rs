@@ -35,10 +35,15 @@ pub(super) enum Kind {
     Other(String),
 }
 
-/// Every section of a file, in its order, and what is wrong with those that cannot be read.
+/// Every section of a file, in its order, and what is wrong with those that cannot be read. A revocation list in DER
+/// is one section: so most authorities publish it, and `serve` reads it.
 pub(super) fn read(path: &Path) -> Result<(Vec<Section>, Vec<Fault>), Fault> {
     let bytes = bytes(path)?;
     let parts = parts(&bytes);
+    if parts.is_empty() && CertificateRevocationList::from_der(&bytes).is_ok() {
+        let (der, text) = (bytes.clone(), bytes);
+        return Ok((vec![Section { line: 1, kind: Kind::RevocationList, der, text }], Vec::new()));
+    }
     if parts.is_empty() {
         return Err(no_pem(path, &bytes));
     }
@@ -127,8 +132,6 @@ fn no_pem(path: &Path, bytes: &[u8]) -> Fault {
     let what = format!("`{file}` holds nothing in PEM");
     let hint = if X509Certificate::from_der(bytes).is_ok() {
         "it is a certificate in DER: openssl x509 -inform der -in FILE -out FILE.crt"
-    } else if CertificateRevocationList::from_der(bytes).is_ok() {
-        "it is a revocation list in DER: openssl crl -inform der -in FILE -out FILE.crl"
     } else if rcgen::KeyPair::try_from(bytes).is_ok() {
         "it is a private key in DER: openssl pkey -inform der -in FILE -out FILE.key"
     } else if bytes.first() == Some(&0x30) && std::str::from_utf8(bytes).is_err() {

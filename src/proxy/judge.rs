@@ -29,6 +29,8 @@ const SPREAD: Duration = Duration::from_millis(400);
 pub struct Hub {
     core: RefCell<Rc<Core>>,
     members: RefCell<HashMap<ConnectionId, Weak<Member>>>,
+    /// Up to when it was looked for what ends, in seconds since 1970.
+    looked_seconds: Cell<i64>,
 }
 
 /// An open connection, with what let it in.
@@ -59,7 +61,8 @@ impl Hub {
     /// A hub without connections.
     #[must_use]
     pub fn new(core: Core) -> Self {
-        Self { core: RefCell::new(Rc::new(core)), members: RefCell::default() }
+        let looked_seconds = Cell::new(i64::MAX);
+        Self { core: RefCell::new(Rc::new(core)), members: RefCell::default(), looked_seconds }
     }
 
     /// What holds for who connects now.
@@ -99,14 +102,17 @@ impl Hub {
         }
     }
 
-    /// Ends those whose certificates have expired.
+    /// Ends those whose certificates have expired, and those for whom nobody can vouch any more because a revocation
+    /// list is past its time.
     pub fn expire(&self, now: Duration) {
         let seconds = seconds(now);
         let core = self.core();
+        let looked = self.looked_seconds.replace(seconds);
+        let lapses = core.revocation.lapses_between(looked, seconds);
         let due: Vec<Rc<Member>> = {
             let members = self.members.borrow();
             let members = members.values().filter_map(Weak::upgrade);
-            members.filter(|member| member.ends_seconds.get() < seconds).collect()
+            members.filter(|member| lapses || member.ends_seconds.get() < seconds).collect()
         };
         for member in due {
             if let Some(client) = member.judge_chain(&core, now) {

@@ -41,7 +41,7 @@ use crate::audit::fold::RefusalFold;
 use crate::etcd::response::Header;
 use crate::metrics::{CoreCounts, Metrics};
 use crate::policy::{LeaseKeys, Policy};
-use crate::tls::Acceptor;
+use crate::tls::{Acceptor, Revocation};
 use crate::upstream::{HttpClient, Logins, Pool};
 
 /// The bounds of the client port.
@@ -108,6 +108,8 @@ pub struct Core {
     pub counts: Arc<CoreCounts>,
     /// Handshakes.
     pub acceptor: Arc<Acceptor>,
+    /// What of certificates counts no more.
+    pub revocation: Arc<Revocation>,
     /// Connections to etcd.
     pub pool: Rc<Pool>,
     /// Those that identities have for themselves, each with a certificate of its own.

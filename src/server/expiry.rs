@@ -2,13 +2,16 @@
 //! nothing is. Each is told once, in the log and in the audit log.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::generation::Generation;
 use crate::audit::Recorder;
 use crate::config::CertificateFile;
-use crate::metrics::{Metrics, OwnCertificate};
+use crate::metrics::{Metrics, OwnCertificate, RevocationList};
 use crate::pki::lifetime::{Lifetime, State};
 use crate::tls::material;
+use crate::tls::revocation::List;
 
 /// How often they are looked at: a lifetime is days long, and seldom minutes.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -16,7 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// What was told of each setting.
 #[derive(Debug, Default)]
 pub(super) struct Expiry {
-    generation: u64,
+    /// The generation that was looked at last.
+    known: Option<Arc<Generation>>,
     looked: Duration,
     told: BTreeMap<String, (OwnCertificate, State)>,
 }
@@ -37,14 +41,16 @@ impl Expiry {
     /// Looks at those of a generation, when it is time.
     pub(super) fn look(
         &mut self,
-        (generation, own): (u64, &[OwnCertificate]),
+        generation: &Arc<Generation>,
         now: Duration,
         metrics: &Metrics,
         recorder: &Recorder,
     ) {
-        if self.generation != generation {
-            self.generation = generation;
+        let own = generation.own_certificates.as_slice();
+        if !self.known.as_ref().is_some_and(|known| Arc::ptr_eq(known, generation)) {
+            self.known = Some(Arc::clone(generation));
             metrics.certificates().note_own(own);
+            metrics.certificates().note_lists(generation.revocation.lists().map(list_of));
         } else if now.saturating_sub(self.looked.min(now)) < LOOK_EVERY {
             return;
         }
@@ -69,6 +75,15 @@ impl Expiry {
         let before = self.told.insert(certificate.setting.clone(), told.clone());
         let is_news = before.as_ref() != Some(&told);
         (is_news && matches!(state, State::Ending | State::Expired)).then_some(state)
+    }
+}
+
+fn list_of(list: &List) -> RevocationList {
+    RevocationList {
+        authority: list.authority.to_string(),
+        issuer: list.issuer.clone(),
+        this_update_seconds: list.this_update_seconds,
+        next_update_seconds: list.next_update_seconds,
     }
 }
 

@@ -5,20 +5,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::expiry::own_certificates;
-use crate::config::Config;
+use crate::config::{Config, RevocationFiles};
 use crate::metrics::{Metrics, OwnCertificate};
 use crate::policy::Policy;
 use crate::proxy::{Advertise, Core, Limits};
-use crate::tls::Acceptor;
+use crate::tls::verifier::Authorities;
+use crate::tls::{Acceptor, Authority, KeyPair, Revocation};
 use crate::upstream::{self, HttpClient, Logins, Pool, Reachability};
 
 /// One generation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Generation {
     /// Counted from 1.
     pub(super) number: u64,
     pub(super) policy: Arc<Policy>,
+    certificate: KeyPair,
+    authorities: Vec<Authority>,
     pub(super) acceptor: Arc<Acceptor>,
+    /// What of certificates counts no more; it may change while the rest stays.
+    pub(super) revocation: Arc<Revocation>,
+    pub(super) revocation_files: RevocationFiles,
     pub(super) upstream: Way,
     /// Those of identities with a certificate of their own; whether etcd can be reached so is no matter of the others.
     pub(super) as_identities: Vec<Way>,
@@ -42,8 +48,14 @@ impl Generation {
     /// # Errors
     /// When the CAs make no verifier.
     pub(super) fn new(config: Config, before: Option<&Self>) -> Result<Self, rustls::Error> {
+        let revocation = config.revocation;
+        let authorities = Authorities::with_revocation(&config.authorities, &revocation)?;
         let handshake_timeout = config.limits.handshake_timeout;
-        let acceptor = Acceptor::new(&config.certificate, &config.authorities, handshake_timeout)?;
+        let acceptor = Acceptor::with_authorities(
+            &config.certificate,
+            Arc::new(authorities),
+            handshake_timeout,
+        );
         let known: Vec<&Way> = before.iter().flat_map(|before| before.ways()).collect();
         let as_identities = config.identity_connectors.into_iter().map(|connector| {
             let upstream = config.upstream.clone();
@@ -57,6 +69,10 @@ impl Generation {
         Ok(Self {
             number: before.map_or(1, |before| before.number + 1),
             policy: Arc::new(config.policy),
+            certificate: config.certificate,
+            authorities: config.authorities,
+            revocation,
+            revocation_files: config.revocation_files,
             acceptor: Arc::new(acceptor),
             upstream: Way::of(config.upstream, &known),
             as_identities,
@@ -65,6 +81,21 @@ impl Generation {
             advertise: Arc::new(config.advertise),
             own_certificates: own_certificates(&config.certificate_files),
         })
+    }
+
+    /// The same with other revocations.
+    ///
+    /// # Errors
+    /// When the CAs and lists make no verifier.
+    pub(super) fn with_revocation(
+        &self,
+        revocation: Arc<Revocation>,
+    ) -> Result<Self, rustls::Error> {
+        let authorities = Authorities::with_revocation(&self.authorities, &revocation)?;
+        let handshake_timeout = self.limits.handshake_timeout;
+        let acceptor =
+            Acceptor::with_authorities(&self.certificate, Arc::new(authorities), handshake_timeout);
+        Ok(Self { acceptor: Arc::new(acceptor), revocation, ..self.clone() })
     }
 
     fn ways(&self) -> impl Iterator<Item = &Way> {
@@ -85,6 +116,7 @@ impl Generation {
         Core {
             policy: Arc::clone(&self.policy),
             acceptor: Arc::clone(&self.acceptor),
+            revocation: Arc::clone(&self.revocation),
             http,
             certificate_pools: certificate_pools
                 .map(|way| way.pool(&pools, &before.metrics))

@@ -28,7 +28,7 @@ use crate::config::{Config, LeaseKeyFile, Named};
 use crate::metrics::{Metrics, ReloadUnit};
 use expiry::Expiry;
 use generation::Generation;
-use reload::{Command, Files, Reloader};
+use reload::{Command, Files, Lists, Reloader};
 
 /// How often counters that live elsewhere are copied and folded refusals are recorded.
 const TICK: Duration = Duration::from_secs(1);
@@ -127,8 +127,7 @@ async fn run_on_this_thread(
         tick(&recorder, &metrics, &refusals);
         let now = clock::since_epoch();
         let generation = Arc::clone(&in_force.borrow());
-        let own = (generation.number, generation.own_certificates.as_slice());
-        expiry.borrow_mut().look(own, now, &metrics, &recorder);
+        expiry.borrow_mut().look(&generation, now, &metrics, &recorder);
         metrics.certificates().refresh(now);
     };
     let signal = meanwhile(now_and_then, signals.next()).await;
@@ -157,6 +156,8 @@ fn begin(
     let first = Generation::new(config, None)?;
     recorder.record_start(VERSION, identities, rules);
     metrics.note_reload(ReloadUnit::Generation, first.number, clock::since_epoch());
+    metrics.note_reload(ReloadUnit::Revocation, 1, clock::since_epoch());
+    let lists = Lists::new(&first);
     Ok(Reloader {
         path: path.to_owned(),
         generations: watch::Sender::new(Arc::new(first)),
@@ -166,6 +167,7 @@ fn begin(
         when,
         fixed,
         files: Files::new(named),
+        lists,
     })
 }
 

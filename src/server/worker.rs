@@ -150,6 +150,7 @@ fn core(shared: &Shared, generation: &Generation, started: Instant) -> Core {
         counts: shared.metrics.new_core(),
         metrics: Arc::clone(&shared.metrics),
         acceptor: Arc::clone(&generation.acceptor),
+        revocation: Arc::clone(&generation.revocation),
         shares: Rc::new(RefCell::new(Shares::default())),
         rates: Arc::clone(&shared.rates),
         alarms: Rc::new(Alarms::default()),

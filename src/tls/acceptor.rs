@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::material::{Authority, KeyPair};
 use super::provider;
-use super::verifier::{Authorities, ConnectionVerifier};
+use super::verifier::{Authorities, ConnectionVerifier, Doubt, Presented, doubt};
 
 /// Accepts handshakes with one certificate and a set of named CAs.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub struct HandshakeRefusal {
 }
 
 impl Acceptor {
-    /// An acceptor.
+    /// An acceptor to which nothing is revoked.
     ///
     /// # Errors
     /// When a CA's roots make no verifier.
@@ -72,12 +72,19 @@ impl Acceptor {
         authorities: &[Authority],
         handshake_timeout: Duration,
     ) -> Result<Self, rustls::Error> {
-        Ok(Self {
-            provider: provider(),
-            certificate: Arc::new(SingleCertAndKey::from(CertifiedKey::clone(certificate))),
-            authorities: Arc::new(Authorities::new(authorities)?),
-            handshake_timeout,
-        })
+        let authorities = Arc::new(Authorities::new(authorities)?);
+        Ok(Self::with_authorities(certificate, authorities, handshake_timeout))
+    }
+
+    /// An acceptor that asks these CAs, and what they know to be revoked.
+    #[must_use]
+    pub fn with_authorities(
+        certificate: &KeyPair,
+        authorities: Arc<Authorities>,
+        handshake_timeout: Duration,
+    ) -> Self {
+        let certificate = Arc::new(SingleCertAndKey::from(CertifiedKey::clone(certificate)));
+        Self { provider: provider(), certificate, authorities, handshake_timeout }
     }
 
     /// Those who vouch.
@@ -95,7 +102,7 @@ impl Acceptor {
         let refusal = |reason, detail: String| HandshakeRefusal {
             reason,
             detail,
-            leaf: presented.get().map(|found: &super::verifier::Presented| found.leaf.clone()),
+            leaf: presented.get().map(|found: &Presented| found.leaf.clone()),
         };
         let verifier = ConnectionVerifier {
             authorities: Arc::clone(&self.authorities),
@@ -109,10 +116,8 @@ impl Acceptor {
                 return Err(refusal("handshake_timeout", "no handshake in time".to_owned()));
             }
             Ok(Err(error)) => {
-                let reason = match presented.get() {
-                    Some(found) if found.verdict.is_err() => "certificate_refused",
-                    Some(_) | None => reason_of(&error),
-                };
+                let verdict = presented.get().and_then(|found| found.verdict.as_ref().err());
+                let reason = verdict.map_or_else(|| reason_of(&error), verdict_reason);
                 return Err(refusal(reason, error.to_string()));
             }
             Ok(Ok(stream)) => stream,
@@ -138,7 +143,7 @@ impl Acceptor {
                 version,
                 stream,
             }),
-            Err(error) => Err(refusal("certificate_refused", error.to_string())),
+            Err(error) => Err(refusal(verdict_reason(error), error.to_string())),
         }
     }
 
@@ -153,6 +158,15 @@ impl Acceptor {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)
+    }
+}
+
+/// A certificate that was judged and refused.
+#[must_use]
+pub const fn verdict_reason(error: &rustls::Error) -> &'static str {
+    match doubt(error) {
+        Doubt::Revoked => "certificate_revoked",
+        Doubt::Expired | Doubt::Other => "certificate_refused",
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::{CertificateError, RootCertStore};
+use rustls::{CertRevocationListError, CertificateError, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::provider;
@@ -234,8 +234,26 @@ fn read(path: &Path) -> Result<Vec<u8>, MaterialError> {
 /// Why a certificate was refused, in words for people.
 #[must_use]
 pub fn in_plain_words(error: &rustls::Error) -> String {
-    let rustls::Error::InvalidCertificate(error) = error else { return error.to_string() };
+    let error = match error {
+        rustls::Error::InvalidCertificate(error) => error,
+        rustls::Error::InvalidCertRevocationList(CertRevocationListError::BadSignature) => {
+            return "the revocation list of its issuer is not signed by that issuer's key"
+                .to_owned();
+        }
+        rustls::Error::InvalidCertRevocationList(CertRevocationListError::IssuerInvalidForCrl) => {
+            return "its issuer has signed a revocation list, and may not sign any".to_owned();
+        }
+        error => return error.to_string(),
+    };
     let words = match error {
+        CertificateError::Revoked => "it is revoked",
+        CertificateError::UnknownRevocationStatus => {
+            "no revocation list of its issuer is there, so it may be revoked"
+        }
+        CertificateError::ExpiredRevocationList
+        | CertificateError::ExpiredRevocationListContext { .. } => {
+            "the revocation list of its issuer is past its next update, so it may be revoked"
+        }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "it is not valid yet"

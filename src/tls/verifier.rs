@@ -1,5 +1,6 @@
 //! Verifies a client's chain against each named CA, and keeps which one vouched. The stock verifier
-//! does not say, and shows no certificate after a refusal; one verifier per connection does both.
+//! does not say, and shows no certificate after a refusal; one verifier per connection does both. What is revoked is
+//! refused, whoever else vouches.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,17 +9,22 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
 };
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::material::Authority;
 use super::provider;
+use super::revocation::{Denied, Lists, Mode, Revocation};
 
-/// Every named CA with its verifier.
+/// Every named CA with its verifiers, and what is denied.
 #[derive(Debug)]
 pub struct Authorities {
+    /// A CA with several roots of one name has as many.
     verifiers: Vec<(Arc<str>, Arc<dyn ClientCertVerifier>)>,
     hints: Vec<DistinguishedName>,
+    denied: Arc<Denied>,
 }
 
 /// What the verifier of one connection found.
@@ -45,30 +51,52 @@ struct AmbiguousAuthority(Arc<str>, Arc<str>);
 struct NoAuthority;
 
 impl Authorities {
-    /// A verifier for each of them.
+    /// A verifier for each of them; nothing is revoked.
     ///
     /// # Errors
     /// When the roots of one make no verifier.
     pub fn new(authorities: &[Authority]) -> Result<Self, Error> {
+        Self::with_revocation(authorities, &Revocation::none())
+    }
+
+    /// A verifier for each of them, with what is revoked.
+    ///
+    /// # Errors
+    /// When the roots of one make no verifier, or one wants a list and has none.
+    pub fn with_revocation(
+        authorities: &[Authority],
+        revocation: &Revocation,
+    ) -> Result<Self, Error> {
         let mut verifiers = Vec::new();
         let mut hints = Vec::new();
         for authority in authorities {
-            let roots = Arc::clone(&authority.roots);
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(roots, provider())
-                    .build()
-                    .map_err(|error| Error::General(format!("CA `{}`: {error}", authority.name)))?;
-            hints.extend_from_slice(verifier.root_hint_subjects());
-            verifiers.push((Arc::clone(&authority.name), verifier));
+            let named = |why: String| Error::General(format!("CA `{}`: {why}", authority.name));
+            hints.extend(authority.roots.subjects());
+            match revocation.of(&authority.name) {
+                None => {
+                    let verifier = verifier(Arc::clone(&authority.roots), None).map_err(named)?;
+                    verifiers.push((Arc::clone(&authority.name), verifier));
+                }
+                // Without any list rustls would not ask for one.
+                Some(lists) if lists.mode() == Mode::Hard && lists.in_force().next().is_none() => {
+                    return Err(named("no revocation list is there".to_owned()));
+                }
+                Some(lists) => {
+                    for roots in apart(&authority.roots) {
+                        let verifier = verifier(Arc::new(roots), Some(lists)).map_err(named)?;
+                        verifiers.push((Arc::clone(&authority.name), verifier));
+                    }
+                }
+            }
         }
-        Ok(Self { verifiers, hints })
+        Ok(Self { verifiers, hints, denied: Arc::clone(revocation.denied()) })
     }
 
     /// The one CA under which the chain verifies. When none vouches, the error is the first that says
     /// more than "unknown issuer", if one does.
     ///
     /// # Errors
-    /// When no CA vouches, or two do.
+    /// When no CA vouches, or two do, or a certificate is revoked or denied.
     pub fn verify(
         &self,
         leaf: &CertificateDer<'_>,
@@ -80,18 +108,45 @@ impl Authorities {
         for (name, verifier) in &self.verifiers {
             match (verifier.verify_client_cert(leaf, intermediates, now), &vouching) {
                 (Ok(_), None) => vouching = Some(Arc::clone(name)),
+                // By two roots of one name.
+                (Ok(_), Some(first)) if first == name => {}
                 (Ok(_), Some(first)) => {
                     return Err(other(AmbiguousAuthority(Arc::clone(first), Arc::clone(name))));
                 }
+                // This CA has signed it and takes it back, or may have: then no other may vouch.
+                (Err(error), _) if is_about_revocation(&error) => return Err(error),
                 // An expired certificate of a known CA says more than "unknown issuer" of another.
                 (Err(error), _) => {
-                    if refusal_says_less(&refusal) {
+                    if worth(&refusal) == 0 || worth(&error) > worth(&refusal) {
                         refusal = error;
                     }
                 }
             }
         }
-        vouching.ok_or(refusal)
+        let vouching = vouching.ok_or(refusal)?;
+        self.check_denied(&vouching, leaf, intermediates)?;
+        Ok(vouching)
+    }
+
+    /// Looks for every certificate that was shown, needed or not.
+    fn check_denied(
+        &self,
+        vouching: &str,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), Error> {
+        if self.denied.is_empty() {
+            return Ok(());
+        }
+        for der in std::iter::once(leaf).chain(intermediates) {
+            // What cannot be read may be what is denied.
+            let (_, certificate) = X509Certificate::from_der(der)
+                .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+            if self.denied.find(vouching, der, &certificate).is_some() {
+                return Err(Error::InvalidCertificate(CertificateError::Revoked));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -118,11 +173,83 @@ pub const fn doubt(error: &Error) -> Doubt {
     }
 }
 
-fn refusal_says_less(error: &Error) -> bool {
+fn verifier(
+    roots: Arc<RootCertStore>,
+    lists: Option<&Lists>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider());
+    let builder = match lists {
+        None => builder,
+        Some(lists) => {
+            let builder = builder.with_crls(of_roots(&roots, lists));
+            match lists.mode() {
+                Mode::Hard => builder.enforce_revocation_expiration(),
+                Mode::Soft => builder.allow_unknown_revocation_status(),
+            }
+        }
+    };
+    builder.build().map_err(|error| error.to_string())
+}
+
+/// rustls asks the first list that names a certificate's issuer, and refuses the certificate when another key has signed
+/// that list. A CA that has a new key under its old name has two such lists, so each verifier gets those of its roots.
+fn of_roots(
+    roots: &RootCertStore,
+    lists: &Lists,
+) -> Vec<rustls::pki_types::CertificateRevocationListDer<'static>> {
+    let is_of_roots = |list: &&super::revocation::List| {
+        roots.roots.iter().any(|root| list.may_be_of(&root.subject_public_key_info))
+    };
+    let of_roots: Vec<_> =
+        lists.in_force().filter(is_of_roots).map(|list| list.der.clone()).collect();
+    if of_roots.is_empty() && lists.mode() == Mode::Hard {
+        // Without any list nothing would be asked for. By one of another key everything is refused.
+        return lists.in_force().map(|list| list.der.clone()).collect();
+    }
+    of_roots
+}
+
+/// Roots of one name and different keys apart from each other.
+fn apart(roots: &RootCertStore) -> Vec<RootCertStore> {
+    let mut parts: Vec<RootCertStore> = Vec::new();
+    for root in &roots.roots {
+        let collides = |part: &&mut RootCertStore| {
+            part.roots.iter().any(|other| {
+                other.subject == root.subject
+                    && other.subject_public_key_info != root.subject_public_key_info
+            })
+        };
+        match parts.iter_mut().find(|part| !collides(part)) {
+            Some(part) => part.roots.push(root.clone()),
+            None => parts.push(RootCertStore { roots: vec![root.clone()] }),
+        }
+    }
+    parts
+}
+
+/// Whether a path to a root was found, and what is revoked stood in the way.
+const fn is_about_revocation(error: &Error) -> bool {
     matches!(
         error,
-        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_))
+        Error::InvalidCertificate(
+            CertificateError::Revoked
+                | CertificateError::UnknownRevocationStatus
+                | CertificateError::ExpiredRevocationList
+                | CertificateError::ExpiredRevocationListContext { .. }
+        ) | Error::InvalidCertRevocationList(_)
     )
+}
+
+/// How much a refusal says; of several the one that says most is told.
+const fn worth(error: &Error) -> u8 {
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)) => {
+            0
+        }
+        // Of two roots of one name, one has not signed it.
+        Error::InvalidCertificate(CertificateError::BadSignature) => 1,
+        _ => 2,
+    }
 }
 
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> Error {

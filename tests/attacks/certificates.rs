@@ -31,7 +31,7 @@ pub async fn run() -> Report {
 }
 
 /// Whether a connection with that certificate gets as far as a request.
-async fn gets_in(pki: &Pki, name: Option<&str>, port: u16) -> bool {
+pub async fn gets_in(pki: &Pki, name: Option<&str>, port: u16) -> bool {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let connector = TlsConnector::from(pki.client_config(name, &["h2"]));
     let host = ServerName::try_from("localhost").unwrap();

@@ -4,12 +4,6 @@ use crate::ground::Report;
 
 pub fn run(report: &mut Report) {
     for (number, name) in [
-        (136, "a certificate revoked under an open connection"),
-        (137, "a revocation list that is stale, or another issuer's"),
-    ] {
-        report.later(number, name, 7);
-    }
-    for (number, name) in [
         (145, "the raft stream of a member"),
         (146, "a member's ID with another's certificate"),
         (147, "another cluster's ID"),

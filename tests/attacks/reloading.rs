@@ -6,13 +6,15 @@ use ringfence::etcd::pb::etcdserverpb::{
     WatchRequest, WatchResponse,
 };
 
+use crate::certificates::gets_in;
 use crate::ground::{DENIED, Ground, POLICY, Report, heard};
 use crate::keys::{put, range};
-use crate::support::RawStream;
+use crate::support::{RawStream, wait_for};
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const PUT: &str = "/etcdserverpb.KV/Put";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
+const FAILING: &str = "ringfence_reload_failing{unit=\"revocation\"}";
 const A: &str = "{ prefix = \"/a/\", allow = [\"get\", \"list\", \"watch\", \"put\", \"delete\"] }";
 
 fn told(holds: bool, what: &impl std::fmt::Debug) -> Result<(), String> {
@@ -55,7 +57,46 @@ pub async fn run() -> Report {
     let reply = ground.a.unary(RANGE, &range(b"/a/x", b"")).await;
     let holds = before == 0 && heard(&reply).0 == DENIED.0;
     report.add(144, "a reload between two requests", "the second is denied", told(holds, &reply));
+    revoked(report).await;
     whole
+}
+
+async fn revoked(report: &mut Report) {
+    let ground = Ground::start().await;
+    let (pki, port) = (&ground.pki, ground.ringfence.port);
+    pki.command(&["crl", "--authority", "tenants-ca"]);
+    let roots = format!("roots = \"{}/tenants-ca.crt\"\n", pki.path("").display());
+    let lists = format!("{roots}crl_files = [{:?}]\n", pki.path("tenants-ca.crl"));
+    let config = ground.ringfence.file("ringfence.toml").replace(&roots, &lists);
+    ground.ringfence.replace_file("ringfence.toml", &config);
+    ground.ringfence.wait_for_generation(2);
+    let mut stream = ground.a.stream(WATCH).await;
+    watch(&mut stream, "/a/").await;
+
+    // Another CA's list does not speak for this one, whatever stands in it.
+    pki.command(&["revoke", "foreign"]);
+    let foreign = pki.pem("foreign-ca.crl");
+    let own = pki.pem("tenants-ca.crl");
+    std::fs::write(pki.path("tenants-ca.crl"), foreign).unwrap();
+    wait_for("the failure", || ground.ringfence.metric(FAILING) == 1);
+    let stays = gets_in(pki, Some("acme"), port).await;
+    let name = "another issuer's list in the place of one's own";
+    report.add(137, name, "the old one counts, and it is said", told(stays, &stays));
+    std::fs::write(pki.path("tenants-ca.crl"), own).unwrap();
+
+    pki.command(&["revoke", "acme"]);
+    let ended: WatchResponse = stream.next().await;
+    let end = heard(stream.expect_end().await).0;
+    let out = !gets_in(pki, Some("acme"), port).await;
+    let holds = ended.canceled && ended.events.is_empty() && end == DENIED.0 && out;
+    let name = "a certificate revoked under an open connection";
+    report.add(136, name, "canceled, cut, and no way back in", told(holds, &(ended, end, out)));
+
+    pki.brief_list("tenants-ca", std::time::Duration::from_secs(2));
+    let name = "a list that is stale";
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let out = !gets_in(pki, Some("acme"), port).await;
+    report.add(137, name, "it takes nothing back", told(out, &out));
 }
 
 /// A key of its own on a lease of its own.

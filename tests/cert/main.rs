@@ -13,6 +13,7 @@ mod inspect;
 mod list;
 mod renew;
 mod revoke;
+mod revoked;
 mod whoami;
 
 use std::fs;

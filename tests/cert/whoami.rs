@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringfence::tls::Acceptor;
+use ringfence::tls::{Acceptor, Authorities};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -129,7 +129,7 @@ async fn a_refusal_is_said_as_the_server_records_it() {
         .await;
 }
 
-async fn compare(folder: &Folder, name: &str, words: &str) {
+pub(crate) async fn compare(folder: &Folder, name: &str, words: &str) {
     let file = format!("pki/{name}.crt");
     let found = folder.json(&["whoami", &file]);
     assert_eq!(found["why"], words, "{name}");
@@ -146,7 +146,9 @@ async fn refused_by_server(folder: &Folder, name: &str) -> ringfence::tls::Hands
     let config = folder.path("ringfence.toml");
     let config = ringfence::config::load(&config, ringfence::clock::since_epoch()).unwrap();
     let timeout = Duration::from_secs(60);
-    let acceptor = Acceptor::new(&config.certificate, &config.authorities, timeout).unwrap();
+    let authorities =
+        Authorities::with_revocation(&config.authorities, &config.revocation).unwrap();
+    let acceptor = Acceptor::with_authorities(&config.certificate, authorities.into(), timeout);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let client = client_config(folder, name);

@@ -89,6 +89,28 @@ async fn a_rule_that_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_revoked() {
+    let _alone = ALONE.lock().await;
+    let scene = Scene::start("");
+    scene.own_files();
+    scene.ringfence.wait_for_generation(2);
+    let others = Others::start(&scene).await;
+    let mut times = Vec::new();
+    for run in 0..runs() {
+        let name = format!("stolen-{run}");
+        let uri = "spiffe://example.org/tenant/acme";
+        scene.pki.issue(&name, "tenants-ca", uri, Duration::from_secs(3600));
+        let stolen = RawClient::connect(&scene.pki, &name, scene.ringfence.port).await;
+        let watcher = Watcher::start(&stolen, 0).await;
+        watcher.sees_something().await;
+        scene.pki.command(&["revoke", &name]);
+        times.push(until_last_event(watcher, Instant::now()).await);
+    }
+    let events = others.lose_nothing().await;
+    show("certificate revoked", &times, events);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_that_expires() {
     let _alone = ALONE.lock().await;
     let scene = Scene::start("");

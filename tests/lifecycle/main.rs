@@ -91,8 +91,14 @@ impl Scene {
         let config = config
             .replace(&format!("{folder}/ringfence-server.crt"), "tls.crt")
             .replace(&format!("{folder}/ringfence-server.key"), "tls.key")
-            .replace(&format!("{folder}/tenants-ca.crt"), "ca.crt");
+            .replace(&format!("{folder}/tenants-ca.crt\""), &format!("ca.crt\"\n{}", self.list()));
         self.ringfence.replace_file("ringfence.toml", &config);
+    }
+
+    /// The lines of a CA that say where its list is; the first list is made here.
+    fn list(&self) -> String {
+        self.pki.command(&["crl", "--authority", "tenants-ca"]);
+        format!("crl_files = [{:?}]", self.pki.path("tenants-ca.crl"))
     }
 
     /// Gives the victim its rule, or takes it away.

@@ -76,6 +76,8 @@ struct Changes<'a> {
 
 const FAILED: &str = "ringfence_reloads_total{unit=\"generation\",result=\"failed\"}";
 
+const LISTS_READ: &str = "ringfence_reloads_total{unit=\"revocation\",result=\"ok\"}";
+
 impl Changes<'_> {
     fn text(pki: &Pki, file: &str) -> String {
         String::from_utf8(pki.pem(file)).unwrap()
@@ -95,7 +97,7 @@ impl Changes<'_> {
 
     fn make(&mut self, number: usize) {
         let ringfence = &self.scene.ringfence;
-        match number % 6 {
+        match number % 7 {
             0 => {
                 ringfence.replace_file("policy.toml", &format!("{POLICY}# {number}\n"));
                 self.succeeds();
@@ -108,7 +110,7 @@ impl Changes<'_> {
             }
             2 => {
                 // Half a pair, and the other half a little later.
-                let pki = if number % 12 == 2 { &self.other } else { &self.scene.pki };
+                let pki = if number % 14 == 2 { &self.other } else { &self.scene.pki };
                 ringfence.replace_file("tls.crt", &Self::text(pki, "ringfence-server.crt"));
                 std::thread::sleep(Duration::from_millis(400));
                 ringfence.replace_file("tls.key", &Self::text(pki, "ringfence-server.key"));
@@ -126,6 +128,12 @@ impl Changes<'_> {
                 ringfence.replace_file("ca.crt", &Self::text(&self.scene.pki, "tenants-ca.crt"));
                 self.succeeds();
             }
+            5 => {
+                // A newer list; it is no new generation.
+                let before = self.scene.ringfence.metric(LISTS_READ);
+                self.scene.pki.command(&["crl", "--authority", "tenants-ca"]);
+                wait_for("the list", || self.scene.ringfence.metric(LISTS_READ) > before);
+            }
             _ => {
                 self.scene.set_rule(false);
                 self.succeeds();
@@ -141,7 +149,7 @@ async fn a_hundred_reloads_under_load() {
     let _alone = ALONE.lock().await;
     let per_second = number_from_environment("RINGFENCE_LIFECYCLE_REQUESTS", 1000);
     let watches = number_from_environment("RINGFENCE_LIFECYCLE_WATCHES", 40);
-    let reloads = number_from_environment("RINGFENCE_LIFECYCLE_RELOADS", 6);
+    let reloads = number_from_environment("RINGFENCE_LIFECYCLE_RELOADS", 7);
     // What is measured is ringfence, not its log at the most talkative level.
     let scene = Scene::start_quiet();
     let mut changes = Changes { scene: &scene, other: Pki::make(), generation: 1, failed: 0 };
@@ -178,14 +186,14 @@ async fn a_hundred_reloads_under_load() {
         let seen = watcher.seen();
         assert!(seen.ended.is_none() && seen.revisions == written, "{:?}", seen.status);
     }
-    let first = memory[memory.len().min(6) - 1];
+    let first = memory[memory.len().min(7) - 1];
     let last = *memory.last().unwrap();
     let growth = last as f64 / first as f64 - 1.0;
     let (allowed, denied) = (Tally::get(&tally.allowed), Tally::get(&tally.denied));
     println!(
         "{reloads} changes ({} generations, {} refused) in {took:.0?} under {per_second} requests/s and {watches} watches: \
          {allowed} allowed, {denied} denied, {} allowed ones failed, {} forbidden ones went through; \
-         each watch saw all {} events; memory {:.1} MiB behind the sixth, {:.1} at the end ({:+.1} %)",
+         each watch saw all {} events; memory {:.1} MiB behind the seventh, {:.1} at the end ({:+.1} %)",
         changes.generation - 2,
         changes.failed,
         Tally::get(&tally.failed),

@@ -16,6 +16,7 @@ mod support;
 
 mod certificates;
 mod generation;
+mod revocation;
 mod streams;
 
 use ringfence::etcd::pb::etcdserverpb::watch_request::RequestUnion;

@@ -43,14 +43,7 @@ impl Pki {
         uri: &str,
         lifetime: std::time::Duration,
     ) -> u64 {
-        let text = |file: String| String::from_utf8(self.pem(&file)).unwrap();
-        let key = rcgen::KeyPair::from_pem(&text(format!("{authority}.key"))).unwrap();
-        let der = CertificateDer::from_pem_slice(&self.pem(&format!("{authority}.crt"))).unwrap();
-        let facts = ringfence::identity::CertificateFacts::read(&der).unwrap();
-        let mut signer = rcgen::CertificateParams::default();
-        signer.distinguished_name = rcgen::DistinguishedName::new();
-        signer.distinguished_name.push(rcgen::DnType::CommonName, &facts.common_names[0]);
-        let issuer = rcgen::Issuer::new(signer, key);
+        let issuer = self.issuer(authority);
         let mut params = rcgen::CertificateParams::default();
         params.not_before = time::OffsetDateTime::now_utc() - std::time::Duration::from_secs(60);
         params.not_after = time::OffsetDateTime::now_utc() + lifetime;
@@ -61,6 +54,69 @@ impl Pki {
         std::fs::write(self.path(&format!("{name}.crt")), leaf.pem()).unwrap();
         std::fs::write(self.path(&format!("{name}.key")), own.serialize_pem()).unwrap();
         u64::try_from(params.not_after.unix_timestamp()).unwrap()
+    }
+
+    fn issuer(&self, authority: &str) -> rcgen::Issuer<'static, rcgen::KeyPair> {
+        let key = String::from_utf8(self.pem(&format!("{authority}.key"))).unwrap();
+        let mut signer = rcgen::CertificateParams::default();
+        signer.distinguished_name = rcgen::DistinguishedName::new();
+        let name = self.facts(authority).common_names[0].clone();
+        signer.distinguished_name.push(rcgen::DnType::CommonName, name);
+        rcgen::Issuer::new(signer, rcgen::KeyPair::from_pem(&key).unwrap())
+    }
+
+    /// What a certificate says.
+    pub fn facts(&self, name: &str) -> ringfence::identity::CertificateFacts {
+        let der = CertificateDer::from_pem_slice(&self.pem(&format!("{name}.crt"))).unwrap();
+        ringfence::identity::CertificateFacts::read(&der).unwrap()
+    }
+
+    /// `ringfence cert COMMAND FOLDER ...`, which must go well.
+    pub fn command(&self, command: &[&str]) {
+        let (first, rest) = command.split_first().unwrap();
+        let done = Command::new(env!("CARGO_BIN_EXE_ringfence"))
+            .args(["cert", first])
+            .arg(self.folder.path())
+            .args(rest)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+    }
+
+    /// An empty revocation list that is past its time before long.
+    pub fn brief_list(&self, authority: &str, lifetime: std::time::Duration) {
+        let now = time::OffsetDateTime::now_utc();
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: now - std::time::Duration::from_secs(60),
+            next_update: now + lifetime,
+            crl_number: rcgen::SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer(authority)).unwrap();
+        std::fs::write(self.path(&format!("{authority}.crl")), list.pem().unwrap()).unwrap();
+    }
+
+    /// A client that would resume what it can, of one version of TLS.
+    pub fn resuming_client_config(
+        &self,
+        name: &str,
+        version: &'static rustls::SupportedProtocolVersion,
+    ) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&self.pem("kubernetes-ca.crt")).unwrap()).unwrap();
+        let chain = CertificateDer::from_pem_slice(&self.pem(&format!("{name}.crt"))).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&self.pem(&format!("{name}.key"))).unwrap();
+        let mut config = ClientConfig::builder_with_provider(ringfence::tls::provider())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![chain], key)
+            .unwrap();
+        config.resumption = rustls::client::Resumption::in_memory_sessions(16);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
     }
 
     pub fn path(&self, file: &str) -> PathBuf {

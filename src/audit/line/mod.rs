@@ -162,7 +162,9 @@ fn write(record: &Record<'_>, second: &str, bytes: &mut Vec<u8>) {
                 line.text("reason", reason);
             }
         }
-        Event::GenerationStart { .. } | Event::CertificateEnds { .. } => change(&mut line, record),
+        Event::GenerationStart { .. }
+        | Event::RevocationStart { .. }
+        | Event::CertificateEnds { .. } => change(&mut line, record),
         Event::Decision(event) => decision(&mut line, event),
         Event::Outcome { call, outcome } => self::outcome(&mut line, *call, outcome),
         Event::StreamEnd { call, end } => stream_end(&mut line, *call, end),
@@ -177,6 +179,12 @@ fn change(line: &mut Line<'_>, record: &Record<'_>) {
         line.number("generation", generation);
         line.number("identities", identities);
         line.number("rules", rules);
+    }
+    if let Event::RevocationStart { lists, revoked, denied } = &record.event {
+        line.text("type", "revocation.start");
+        line.number("lists", lists);
+        line.number("revoked", revoked);
+        line.number("denied", denied);
     }
     if let Event::CertificateEnds { setting, not_after_seconds, is_over } = &record.event {
         line.text("type", "certificate.ends");

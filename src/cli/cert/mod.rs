@@ -27,7 +27,7 @@ enum Command {
     Make(make::Arguments),
     /// Say what stands in PEM files: certificates, revocation lists, keys
     Inspect(inspect::Arguments),
-    /// Say when the certificates expire that a config names: exit code 1 when one has
+    /// Say when the certificates and revocation lists of a config expire: exit code 1 when one has
     List(list::Arguments),
     /// Say who a client with this certificate is: exit code 0 for somebody, 1 for nobody
     Whoami(whoami::Arguments),

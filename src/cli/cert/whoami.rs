@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustls::pki_types::CertificateDer;
 use serde_json::json;
 
 use super::{Output, say_json};
@@ -12,6 +13,7 @@ use crate::config::Config;
 use crate::evidence::record::printable;
 use crate::identity::CertificateFacts;
 use crate::policy::{ActsAs, Explained, Identification, NoPrincipal};
+use crate::tls::acceptor::verdict_reason;
 use crate::tls::material;
 use crate::{clock, config};
 
@@ -65,18 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 
 fn answer(config: &Config, file: &str, client: Client) -> Answer {
     match client {
-        Client::Refused { error, leaf } => {
-            let why = material::in_plain_words(&error);
-            let subject = CertificateFacts::read(&leaf).map(|facts| facts.subject).ok();
-            let mut lines = vec![format!("{file}: refused at the handshake: {why}")];
-            lines.extend(subject.iter().map(|subject| row("subject", subject)));
-            lines.push(row("recorded as", &format!("certificate_refused: {error}")));
-            let json = json!({
-                "file": file, "result": "refused", "subject": subject, "why": why,
-                "reason": "certificate_refused", "detail": error.to_string(),
-            });
-            Answer { is_somebody: false, lines, json }
-        }
+        Client::Refused { error, leaf, causes } => refused(file, &error, &leaf, &causes),
         Client::Unreadable(error) => Answer {
             is_somebody: false,
             lines: vec![format!("{file}: nobody: {error}")],
@@ -90,6 +81,26 @@ fn answer(config: &Config, file: &str, client: Client) -> Answer {
             }
         }
     }
+}
+
+fn refused(
+    file: &str,
+    error: &rustls::Error,
+    leaf: &CertificateDer<'_>,
+    causes: &[String],
+) -> Answer {
+    let why = material::in_plain_words(error);
+    let reason = verdict_reason(error);
+    let subject = CertificateFacts::read(leaf).map(|facts| facts.subject).ok();
+    let mut lines = vec![format!("{file}: refused at the handshake: {why}")];
+    lines.extend(subject.iter().map(|subject| row("subject", subject)));
+    lines.extend(causes.iter().map(|cause| row("revoked by", cause)));
+    lines.push(row("recorded as", &format!("{reason}: {error}")));
+    let json = json!({
+        "file": file, "result": "refused", "subject": subject, "why": why,
+        "revoked_by": causes, "reason": reason, "detail": error.to_string(),
+    });
+    Answer { is_somebody: false, lines, json }
 }
 
 fn somebody(

@@ -1,9 +1,13 @@
 //! Reads the config again when it may have changed, on a thread of its own, and puts it in force as a whole or not at
 //! all. What is in force stays so until something better is there.
 
+mod revocation;
+
+pub(super) use revocation::Lists;
+
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -30,25 +34,40 @@ pub(super) enum Command {
 
 /// What came of the last try, for whoever asks.
 #[derive(Clone, Debug, Default)]
-pub(super) struct State(Arc<Mutex<Option<String>>>);
+pub(super) struct State(Arc<Mutex<Failures>>);
+
+/// Why a unit is not what its files say, if it is not.
+#[derive(Clone, Debug, Default)]
+struct Failures {
+    config: Option<String>,
+    lists: Option<String>,
+}
 
 impl State {
-    /// Why what is in force is not what the files say, if it is not.
-    pub(super) fn failure(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// What `/readyz?verbose` says of it.
     pub(super) fn notes(&self, generation: u64) -> Vec<String> {
-        let note = match self.failure() {
+        let Failures { config, lists } = self.failures().clone();
+        let config = match config {
             None => format!("[+] config: generation {generation}"),
             Some(why) => format!("[!] config: generation {generation} goes on: {why}"),
         };
-        vec![note]
+        let lists = match lists {
+            None => "[+] revocation: ok".to_owned(),
+            Some(why) => format!("[!] revocation: what counted goes on: {why}"),
+        };
+        vec![config, lists]
     }
 
     fn set(&self, failure: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        self.failures().config = failure;
+    }
+
+    fn set_lists(&self, failure: Option<String>) {
+        self.failures().lists = failure;
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -64,6 +83,7 @@ pub(super) struct Reloader {
     pub(super) when: Reload,
     pub(super) fixed: Fixed,
     pub(super) files: Files,
+    pub(super) lists: Lists,
 }
 
 /// Starts the thread that reads again; it ends when the sender is dropped.
@@ -115,7 +135,11 @@ impl Reloader {
         let mut waiting = Waiting { read: Instant::now(), lacks_a_half: None };
         loop {
             match commands.recv_timeout(LOOK_EVERY) {
-                Ok(Command::Reload) => self.read(&mut waiting, Instant::now()),
+                Ok(Command::Reload) => {
+                    let now = Instant::now();
+                    self.read_lists();
+                    self.read(&mut waiting, now);
+                }
                 Err(RecvTimeoutError::Timeout) => self.look(&mut waiting, Instant::now()),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -124,6 +148,8 @@ impl Reloader {
 
     fn look(&mut self, waiting: &mut Waiting, now: Instant) {
         if self.when.watches_files {
+            // First: what is revoked must not wait for anything.
+            self.look_at_lists();
             let look = self.files.named.look();
             if look != self.files.seen {
                 (self.files.seen, self.files.is_due) = (look, true);
@@ -133,6 +159,9 @@ impl Reloader {
         let since = now.duration_since(waiting.read);
         let is_time = self.when.every.is_some_and(|every| since >= every);
         let gives_up = waiting.lacks_a_half.is_some_and(|since| now - since >= self.when.pair_wait);
+        if is_time {
+            self.read_lists();
+        }
         if self.files.is_due || is_time || gives_up {
             self.read(waiting, now);
         }
@@ -141,8 +170,9 @@ impl Reloader {
     fn read(&mut self, waiting: &mut Waiting, now: Instant) {
         waiting.read = now;
         self.files.is_due = false;
+        let revoked = Arc::clone(&self.generations.borrow().revocation);
         let Loaded { config, named, lacks_a_half } =
-            config::load_again(&self.path, clock::since_epoch());
+            config::load_again(&self.path, clock::since_epoch(), Some(&revoked));
         match config {
             Err(_) if lacks_a_half && self.waits_for_half(waiting, now) => {
                 // Every file that was named is looked at still: the half that is missing may be one of them.
@@ -200,6 +230,7 @@ impl Reloader {
         self.when = when;
         let number = generation.number;
         self.recorder.record_generation(number, identities, rules);
+        self.lists.follow(&generation);
         self.generations.send_replace(generation);
         self.state.set(None);
         self.metrics.note_reload(ReloadUnit::Generation, number, clock::since_epoch());
@@ -210,10 +241,7 @@ impl Reloader {
         let errors: Vec<String> = problems
             .iter()
             .filter(|problem| problem.severity == Severity::Error)
-            // One line each, whatever a file is called.
-            .map(|problem| {
-                problem.to_string().replace("\n  hint: ", "; ").replace(char::is_control, "?")
-            })
+            .map(one_line)
             .collect();
         for error in errors.iter().take(PROBLEMS_TOLD_MAX) {
             tracing::error!("{error}");
@@ -232,4 +260,9 @@ impl Reloader {
         self.state.set(Some(why));
         self.metrics.note_failed_reload(ReloadUnit::Generation);
     }
+}
+
+/// A problem on one line, whatever a file is called.
+fn one_line(problem: &Problem) -> String {
+    problem.to_string().replace("\n  hint: ", "; ").replace(char::is_control, "?")
 }
