@@ -133,8 +133,8 @@ async fn run_on_this_thread(
     };
     let signal = meanwhile(now_and_then, signals.next()).await;
     tracing::info!(signal, "ending: no new connections, open calls may finish");
-    accepting.abort();
     drain.send_replace(true);
+    accepting.abort();
     let clean = meanwhile(now_and_then, join(workers, drain_timeout, &mut signals, &cut)).await;
     admin.abort();
     now_and_then();
