@@ -15,6 +15,7 @@ mod numbers;
 mod raw;
 mod raw_audit;
 mod resolve;
+mod upgrade;
 mod users;
 
 pub use certificates::{CertificateFile, certificate_files};
@@ -25,6 +26,7 @@ pub use named::{Look, Named};
 pub use resolve::{Loaded, admin_address, load, load_again};
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::document::Problem;
 use crate::policy::Policy;
@@ -66,6 +68,8 @@ pub struct Config {
     pub certificate_files: Vec<CertificateFile>,
     /// When it is read again.
     pub reload: Reload,
+    /// Where a newer ringfence takes over, if one may.
+    pub upgrade_socket: Option<PathBuf>,
     /// What holds until the process ends.
     pub fixed: Fixed,
     /// What is probably not meant.
