@@ -283,6 +283,12 @@ impl Recorder {
         required.filter_map(failing).next()
     }
 
+    /// Counts on as long as the writer lives and the disk answers it, if only with an error.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.shared.turns.load(Ordering::Relaxed)
+    }
+
     /// Records written so far.
     #[must_use]
     pub fn written(&self) -> u64 {
