@@ -3,7 +3,9 @@
 
 mod expiry;
 mod generation;
+mod life;
 mod listen;
+mod manager;
 mod reload;
 mod sources;
 mod worker;
