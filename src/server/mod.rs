@@ -7,6 +7,7 @@ mod life;
 mod listen;
 mod manager;
 mod reload;
+mod sockets;
 mod sources;
 mod worker;
 
@@ -30,6 +31,7 @@ use crate::config::{Config, LeaseKeyFile, Named};
 use crate::metrics::{Metrics, ReloadUnit};
 use expiry::Expiry;
 use generation::Generation;
+pub use sockets::{PassedError, Passer};
 use reload::{Command, Files, Reloader};
 
 /// How often counters that live elsewhere are copied and folded refusals are recorded.
@@ -52,6 +54,9 @@ pub enum ServeError {
         /// Why.
         error: std::io::Error,
     },
+    /// What was passed to listen on is something else.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     /// The file of lease keys cannot be made.
     #[error("{0}")]
     LeaseKeys(String),
