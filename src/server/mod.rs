@@ -1,8 +1,10 @@
 //! Threads: one that accepts and looks after the process, and one per core that serves. A
 //! connection lives and dies on its core, and so do its connections to etcd.
 
+mod doors;
 mod expiry;
 mod generation;
+mod handover;
 mod life;
 mod listen;
 mod manager;
@@ -31,6 +33,7 @@ use crate::config::{Config, LeaseKeyFile, Named};
 use crate::metrics::{Metrics, ReloadUnit};
 use expiry::Expiry;
 use generation::Generation;
+pub use handover::HandoverError;
 pub use sockets::{PassedError, Passer};
 use reload::{Command, Files, Reloader};
 
@@ -57,6 +60,9 @@ pub enum ServeError {
     /// What was passed to listen on is something else.
     #[error(transparent)]
     Passed(#[from] PassedError),
+    /// One ringfence does not take the place of another.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// The file of lease keys cannot be made.
     #[error("{0}")]
     LeaseKeys(String),
