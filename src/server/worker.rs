@@ -13,6 +13,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
 use super::generation::{Generation, Way};
+use super::life::Pulse;
 use super::sources::SourceSlot;
 use crate::audit::fold::RefusalFold;
 use crate::audit::{ConnectionId, Recorder};
@@ -119,11 +120,11 @@ impl Workers {
     }
 }
 
-/// Starts the cores.
-pub(super) fn start(cores: usize, shared: &Shared) -> std::io::Result<Workers> {
+/// Starts a core for each pulse, which shows that it lives.
+pub(super) fn start(pulses: Vec<Pulse>, shared: &Shared) -> std::io::Result<Workers> {
     let started = Instant::now();
     let mut workers = Workers { handles: Vec::new(), threads: Vec::new() };
-    for core in 0..cores.max(1) {
+    for (core, pulse) in pulses.into_iter().enumerate() {
         let (sockets, arriving) = mpsc::channel(SOCKETS_WAITING_MAX);
         let connections = Arc::new(AtomicUsize::new(0));
         workers.handles.push(Handle { sockets, connections: Arc::clone(&connections) });
@@ -131,6 +132,7 @@ pub(super) fn start(cores: usize, shared: &Shared) -> std::io::Result<Workers> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name(format!("core-{core}")).spawn(move || {
             let local = LocalSet::new();
+            local.spawn_local(pulse.beat());
             runtime.block_on(local.run_until(serve(shared, arriving, connections, started)))
         })?;
         workers.threads.push(thread);
