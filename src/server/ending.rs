@@ -116,7 +116,10 @@ impl Signals {
                     self.manager.reloading();
                     self.recorder.rotate();
                     if self.reload.send(Command::Reload).is_err() {
-                        tracing::error!("the thread that reads the config again has ended");
+                        let why = "the thread that reads the config again has ended";
+                        tracing::error!("{why}");
+                        // The manager waits for the end of the reload.
+                        self.manager.ready(why);
                     }
                 }
             }
