@@ -18,12 +18,14 @@ neighbours:
 	tests/etcd/install 3.7 >/dev/null
 	RINGFENCE_NEIGHBOURS_SECONDS=8 cargo test --locked --package ringfence --test neighbours -- --nocapture
 
-# What becomes of clients when certificates, revocations and policy change, and when ringfence ends. The gate does a
-# few of each.
+# What becomes of clients when certificates, revocations and policy change, when ringfence ends, and when another takes
+# its place. The gate does a few of each.
 lifecycle:
 	tests/etcd/install 3.7 >/dev/null
 	RINGFENCE_LIFECYCLE_RUNS=100 RINGFENCE_LIFECYCLE_RELOADS=100 RINGFENCE_LIFECYCLE_REQUESTS=5000 \
 		RINGFENCE_LIFECYCLE_WATCHES=200 cargo test --release --locked --package ringfence --test lifecycle -- --nocapture
+	RINGFENCE_TAKE_OVERS=30 RINGFENCE_TAKE_OVER_CONNECTIONS=400 \
+		cargo test --release --locked --package ringfence --test handover -- --nocapture
 
 # Each fuzz target for a while; new inputs stay below target/, crashes go to fuzz/artifacts/.
 FUZZ_SECONDS = 1800

@@ -270,6 +270,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
     ) -> std::io::Result<()> {
         let sync = sync || self.file.unsynced_bytes() >= UNSYNCED_BYTES_MAX;
         loop {
+            self.shared.turns.fetch_add(1, Ordering::Relaxed);
             let busy = millis(self.shared.started.elapsed()).max(1);
             self.shared.busy_since.store(busy, Ordering::Relaxed);
             // After a failed sync the flush writes everything anew.
@@ -367,6 +368,7 @@ impl<'a, S: Segments, O: Fn(Duration)> Log<'a, S, O> {
     fn wait_for_a_file(&mut self, places: &mut Vec<Place>) -> std::io::Result<()> {
         let gone = || std::io::Error::other("its file was deleted, and there is no other one");
         while !self.rotate(Some("file_deleted"), places)? {
+            self.shared.turns.fetch_add(1, Ordering::Relaxed);
             self.shared.note(&Err(gone()));
             if self.shared.is_closing() {
                 return Err(gone());

@@ -4,6 +4,7 @@
 
 pub mod chain;
 mod chain_line;
+mod changes;
 mod earlier;
 pub mod event;
 mod file;

@@ -186,25 +186,6 @@ impl Recorder {
         self.shared.push(&record_now(event), None, false);
     }
 
-    /// Records that another generation is in force; there is always room for it.
-    pub fn record_generation(&self, generation: u64, identities: usize, rules: usize) {
-        let event = Event::GenerationStart { generation, identities, rules };
-        self.shared.push(&record_now(event), None, false);
-    }
-
-    /// Records that another set of revocations is in force; there is always room for it.
-    pub fn record_revocation(&self, lists: usize, revoked: usize, denied: usize) {
-        let event = Event::RevocationStart { lists, revoked, denied };
-        self.shared.push(&record_now(event), None, false);
-    }
-
-    /// Records that a certificate of the config ends or has ended; there is always room for it.
-    pub fn record_certificate_end(&self, setting: &str, not_after_seconds: i64, is_over: bool) {
-        let setting = setting.to_owned();
-        let event = Event::CertificateEnds { setting, not_after_seconds, is_over };
-        self.shared.push(&record_now(event), None, false);
-    }
-
     /// Records that the process ends in good order.
     pub fn record_stop(&self) {
         let left_out = self.left_out();
@@ -287,6 +268,12 @@ impl Recorder {
             Some(format!("the sink `{}`, which is required, takes no records: {why}", sink.name()))
         };
         required.filter_map(failing).next()
+    }
+
+    /// Counts on as long as the writer lives and the disk answers it, if only with an error.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.shared.turns.load(Ordering::Relaxed)
     }
 
     /// Records written so far.
@@ -493,6 +480,6 @@ impl Writer {
     }
 }
 
-fn record_now(event: Event<'_>) -> Record<'_> {
+pub(super) fn record_now(event: Event<'_>) -> Record<'_> {
     Record { time: clock::since_epoch(), event }
 }

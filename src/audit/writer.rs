@@ -56,6 +56,8 @@ pub(super) struct Shared {
     /// Files that were found deleted, shortened or replaced.
     pub(super) gaps: AtomicU64,
     pub(super) started: Instant,
+    /// The writer counts on as long as it gets its turn, and an answer of the disk.
+    pub(super) turns: AtomicU64,
     /// Since when the writer waits for the disk, in milliseconds since `started`; 0 when it does not.
     pub(super) busy_since: AtomicU64,
 }
@@ -134,6 +136,7 @@ impl Shared {
             rotation_asked: AtomicBool::new(false),
             gaps: AtomicU64::new(0),
             started: Instant::now(),
+            turns: AtomicU64::new(0),
             busy_since: AtomicU64::new(0),
         }
     }
@@ -284,6 +287,7 @@ impl Shared {
         let (mut batch, mut places) = (Batch::default(), Vec::new());
         let (mut synced, mut looked) = (Instant::now(), Instant::now());
         loop {
+            self.turns.fetch_add(1, Ordering::Relaxed);
             let turn = self.take(&mut batch, log.last_sync());
             log.release();
             let any = !batch.records.is_empty();

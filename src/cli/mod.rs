@@ -29,6 +29,9 @@ struct Arguments {
 enum Command {
     /// Serve etcd's clients until SIGTERM or SIGINT
     Serve {
+        /// Take the place of the ringfence that runs with the same `upgrade.socket`, without refusing a connection
+        #[arg(long)]
+        take_over: bool,
         /// The config file
         #[arg(long, value_name = "FILE", default_value = "ringfence.toml")]
         config: PathBuf,
@@ -71,7 +74,7 @@ pub fn run() -> ExitCode {
     };
     start_logging();
     match arguments.command {
-        Command::Serve { config } => serve::run(&config),
+        Command::Serve { take_over, config } => serve::run(&config, take_over),
         Command::Check { config } => check::run(&config),
         Command::Status { config } => status::run(&config),
         Command::CanI(arguments) => can_i::run(&arguments),

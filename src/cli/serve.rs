@@ -7,7 +7,7 @@ use super::{complain, complain_all};
 use crate::{clock, config, server};
 
 /// Exit code 0 when every call had ended, 1 otherwise.
-pub(super) fn run(path: &Path) -> ExitCode {
+pub(super) fn run(path: &Path, take_over: bool) -> ExitCode {
     let loaded = config::load_again(path, clock::since_epoch(), None);
     let config = match loaded.config {
         Ok(config) => config,
@@ -17,7 +17,7 @@ pub(super) fn run(path: &Path) -> ExitCode {
         }
     };
     complain_all(&config.warnings);
-    match server::run(path, loaded.named, config) {
+    match server::run(path, loaded.named, config, take_over) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

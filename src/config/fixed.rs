@@ -27,6 +27,7 @@ impl Fixed {
         add(root.peek("admin"), &[]);
         add(root.peek("audit"), &[]);
         add(root.peek("leases"), &[]);
+        add(root.peek("upgrade"), &[]);
         add(root.peek("limits"), &FIXED_LIMITS);
         fixed.extend(root.written().into_iter().filter(|(key, _)| key == "cores"));
         Self(fixed)

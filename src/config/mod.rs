@@ -18,6 +18,7 @@ mod raw_audit;
 mod raw_revocation;
 mod resolve;
 mod revocation;
+mod upgrade;
 mod users;
 
 pub use certificates::{CertificateFile, certificate_files};
@@ -29,6 +30,7 @@ pub use resolve::{Loaded, admin_address, load, load_again};
 pub use revocation::{LoadedRevocation, RevocationFiles};
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::document::Problem;
@@ -75,6 +77,8 @@ pub struct Config {
     pub certificate_files: Vec<CertificateFile>,
     /// When it is read again.
     pub reload: Reload,
+    /// Where a newer ringfence takes over, if one may.
+    pub upgrade_socket: Option<PathBuf>,
     /// What holds until the process ends.
     pub fixed: Fixed,
     /// What is probably not meant.

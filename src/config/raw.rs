@@ -3,6 +3,7 @@
 use super::fixed::Fixed;
 use super::raw_audit::{RawLevels, RawSink, read_levels, read_sinks};
 use super::raw_revocation::{RawLists, read_deny_files, read_lists};
+use super::upgrade;
 use crate::audit::Mode;
 use crate::document::{Located, TableReader};
 
@@ -19,6 +20,7 @@ pub(super) struct Raw {
     pub(super) limits: RawLimits,
     pub(super) cores: u64,
     pub(super) reload: RawReload,
+    pub(super) upgrade_socket: Option<Located<String>>,
     pub(super) fixed: Fixed,
 }
 
@@ -159,6 +161,7 @@ pub(super) fn read(root: TableReader<'_>) -> Raw {
         limits: root.table("limits").map_or_else(RawLimits::default, read_limits),
         cores: root.number("cores", 0..=1024, 0),
         reload: root.table("reload").map_or_else(RawReload::default, read_reload),
+        upgrade_socket: root.table("upgrade").and_then(upgrade::read),
         fixed: Fixed::read(&root),
     };
     root.finish();

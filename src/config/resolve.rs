@@ -160,6 +160,7 @@ impl Loader<'_> {
         let audit = self.audit(&raw.audit, &identities.unwrap_or_default());
         self.witness_apart(raw);
         let limits = limits(&raw.limits);
+        let upgrade_socket = self.upgrade_socket(raw);
         let advertise = self.advertise(raw);
         let policy = policy?;
         let mut certificate_files = self.certificates_of_config(raw);
@@ -181,6 +182,7 @@ impl Loader<'_> {
             limits,
             cores: cores(raw.cores),
             reload: reload(&raw.reload),
+            upgrade_socket,
             fixed: raw.fixed.clone(),
             certificate_files,
             warnings: Vec::new(),

@@ -31,7 +31,7 @@ struct Gate {
     next_connection: Cell<u64>,
 }
 
-/// Accepts on every listener until its task is dropped.
+/// Accepts on every listener until the end is asked for.
 pub(super) async fn accept_all(listeners: Vec<TcpListener>, handles: Vec<Handle>, shared: Shared) {
     // These hold until the process ends: config::Fixed.
     let limits = shared.generations.borrow().limits.clone();
@@ -49,9 +49,16 @@ pub(super) async fn accept_all(listeners: Vec<TcpListener>, handles: Vec<Handle>
     let mut accepting = JoinSet::new();
     for listener in listeners {
         let gate = std::rc::Rc::clone(&gate);
+        let mut draining = gate.shared.draining.clone();
         accepting.spawn_local(async move {
             loop {
-                match listener.accept().await {
+                let accepted = tokio::select! {
+                    // First: what is accepted when the cores have stopped taking sockets would be cut.
+                    biased;
+                    _ = draining.wait_for(|draining| *draining) => return,
+                    accepted = listener.accept() => accepted,
+                };
+                match accepted {
                     Ok((stream, source)) => gate.admit(stream, source),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");

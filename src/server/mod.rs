@@ -1,10 +1,16 @@
 //! Threads: one that accepts and looks after the process, and one per core that serves. A
 //! connection lives and dies on its core, and so do its connections to etcd.
 
+mod doors;
+mod ending;
 mod expiry;
 mod generation;
+mod handover;
+mod life;
 mod listen;
+mod manager;
 mod reload;
+mod sockets;
 mod sources;
 mod worker;
 
@@ -16,19 +22,26 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use crate::admin::{self, Admin};
-use crate::audit::Recorder;
 use crate::audit::fold::RefusalFold;
+use crate::audit::recorder::Writer;
+use crate::audit::{FileError, Recorder};
 use crate::clock;
 use crate::config::{Config, LeaseKeyFile, Named};
 use crate::metrics::{Metrics, ReloadUnit};
+use crate::policy::LeaseKeys;
+use doors::Doors;
+use ending::{Signals, Why};
 use expiry::Expiry;
 use generation::Generation;
-use reload::{Command, Files, Lists, Reloader};
+pub use handover::HandoverError;
+use life::{Lives, Pulse};
+use manager::Manager;
+use reload::{Files, Lists, Reloader};
+pub use sockets::{PassedError, Passer};
 
 /// How often counters that live elsewhere are copied and folded refusals are recorded.
 const TICK: Duration = Duration::from_secs(1);
@@ -39,7 +52,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub enum ServeError {
     /// The audit log cannot be opened.
     #[error(transparent)]
-    Audit(#[from] crate::audit::FileError),
+    Audit(#[from] FileError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}, `{setting}`: {error}")]
     Listen {
@@ -50,6 +63,12 @@ pub enum ServeError {
         /// Why.
         error: std::io::Error,
     },
+    /// What was passed to listen on is something else.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
+    /// One ringfence does not take the place of another.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// The file of lease keys cannot be made.
     #[error("{0}")]
     LeaseKeys(String),
@@ -61,40 +80,40 @@ pub enum ServeError {
     Io(#[from] std::io::Error),
 }
 
-/// Serves what was read from that file, until SIGTERM or SIGINT; true when every call had ended by then.
+/// Serves what was read from that file, until SIGTERM or SIGINT, or until another takes over; true when every call had
+/// ended by then. With `take_over` it takes the place of the one that runs.
 ///
 /// # Errors
 /// When serving cannot begin, or the last records cannot be written.
-pub fn run(path: &Path, named: Named, config: Config) -> Result<bool, ServeError> {
+pub fn run(path: &Path, named: Named, config: Config, take_over: bool) -> Result<bool, ServeError> {
+    let passed = sockets::from_manager()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
-    runtime.block_on(local.run_until(run_on_this_thread(path, named, config)))
+    runtime.block_on(local.run_until(async {
+        let doors = Doors::open(&config, passed, take_over).await?;
+        run_on_this_thread(path, named, config, doors).await
+    }))
 }
 
 async fn run_on_this_thread(
     path: &Path,
     named: Named,
     mut config: Config,
+    Doors { sockets, next }: Doors,
 ) -> Result<bool, ServeError> {
     let metrics = Arc::new(Metrics::default());
-    let listeners = bind_all(&config.listen).await?;
-    let admin_listener = bind("admin.listen", config.admin_listen).await?;
-    let random = |key: &mut [u8]| aws_lc_rs::rand::fill(key).is_ok();
-    let lease_keys = std::mem::replace(&mut config.lease_keys, LeaseKeyFile::None);
-    let leases = lease_keys.open(random).map_err(ServeError::LeaseKeys)?;
-    let (recorder, writer) = {
-        let metrics = Arc::clone(&metrics);
-        Recorder::start(&config.audit, move |took| metrics.observe_audit_sync(took))?
-    };
+    let leases = open_leases(&mut config)?;
+    let (recorder, writer) = open_log(&config, &metrics)?;
     let (drain, draining) = watch::channel(false);
     let (cut, cutting) = watch::channel(false);
     let (listen, admin_listen) = (std::mem::take(&mut config.listen), config.admin_listen);
-    let cores = config.cores;
+    let (manager, pulses) = watched(config.cores, &recorder)?;
     let (identities, rules) = config.policy.size();
-    let reloader = begin(path, named, config, (&recorder, &metrics))?;
+    let reloader = begin(path, named, config, (&recorder, &metrics, &manager))?;
     let (in_force, state) = (reloader.generations.subscribe(), reloader.state.clone());
     let drain_timeout = in_force.borrow().limits.drain_timeout;
-    let mut signals = Signals::new(recorder.clone(), reload::start(reloader)?)?;
+    let reload = reload::start(reloader)?;
+    let mut signals = Signals::new(recorder.clone(), manager.clone(), reload)?;
     let refusals = Arc::new(Mutex::new(RefusalFold::default()));
     let shared = worker::Shared {
         generations: in_force.clone(),
@@ -106,42 +125,52 @@ async fn run_on_this_thread(
         draining: draining.clone(),
         cutting,
     };
-    let workers = worker::start(cores, &shared)?;
+    let workers = worker::start(pulses, &shared)?;
     let admin = tokio::task::spawn_local(serve_admin(
-        admin_listener,
+        sockets.admin,
         (Arc::clone(&metrics), recorder.clone(), draining),
-        (state, in_force.clone()),
+        (state.clone(), in_force.clone()),
     ));
-    let accepting =
-        tokio::task::spawn_local(listen::accept_all(listeners, workers.handles(), shared));
-    tracing::info!(
-        ?listen,
-        admin = %admin_listen,
-        audit = %writer.path.display(),
-        identities,
-        rules,
-        "serving"
-    );
-    let expiry = RefCell::new(Expiry::default());
-    let now_and_then = || {
-        tick(&recorder, &metrics, &refusals);
-        let now = clock::since_epoch();
-        let generation = Arc::clone(&in_force.borrow());
-        expiry.borrow_mut().look(&generation, now, &metrics, &recorder);
-        metrics.certificates().refresh(now);
+    let handles = workers.handles();
+    let accepting = tokio::task::spawn_local(listen::accept_all(sockets.clients, handles, shared));
+    let chores = Chores { recorder, metrics, refusals, in_force, expiry: RefCell::default() };
+    let serves = || {
+        tracing::info!(
+            ?listen,
+            admin = %admin_listen,
+            audit = %writer.path.display(),
+            identities,
+            rules,
+            "serving"
+        );
+        manager.ready(&state.status(chores.in_force.borrow().number));
     };
-    let signal = meanwhile(now_and_then, signals.next()).await;
-    tracing::info!(signal, "ending: no new connections, open calls may finish");
-    accepting.abort();
+    let why = chores.meanwhile(ending::wait(next, &mut signals, serves)).await;
+    tracing::info!(signal = why.name(), "ending: no new connections, open calls may finish");
+    manager.stopping(&format!("ends: {}; open calls may finish", why.name()));
+    if why.leaves_another() {
+        // Who asks on the admin port is to hear the other one.
+        admin.abort();
+    }
     drain.send_replace(true);
-    let clean = meanwhile(now_and_then, join(workers, drain_timeout, &mut signals, &cut)).await;
+    accepting.abort();
+    let clean = chores.meanwhile(ending::join(workers, drain_timeout, &mut signals, &cut)).await;
     admin.abort();
-    now_and_then();
-    recorder.flush_all_refusals(&refusals);
-    recorder.record_stop();
+    chores.end();
     writer.close()?;
     tracing::info!(clean, "ended");
-    Ok(clean)
+    if let Why::NoPlace(error) = why { Err(error) } else { Ok(clean) }
+}
+
+fn open_leases(config: &mut Config) -> Result<LeaseKeys, ServeError> {
+    let random = |key: &mut [u8]| aws_lc_rs::rand::fill(key).is_ok();
+    let keys = std::mem::replace(&mut config.lease_keys, LeaseKeyFile::None);
+    keys.open(random).map_err(ServeError::LeaseKeys)
+}
+
+fn open_log(config: &Config, metrics: &Arc<Metrics>) -> Result<(Recorder, Writer), FileError> {
+    let metrics = Arc::clone(metrics);
+    Recorder::start(&config.audit, move |took| metrics.observe_audit_sync(took))
 }
 
 /// Puts the first generation in force, and what will read the next one.
@@ -149,7 +178,7 @@ fn begin(
     path: &Path,
     named: Named,
     mut config: Config,
-    (recorder, metrics): (&Recorder, &Arc<Metrics>),
+    (recorder, metrics, manager): (&Recorder, &Arc<Metrics>, &Manager),
 ) -> Result<Reloader, ServeError> {
     let (when, fixed) = (config.reload, std::mem::take(&mut config.fixed));
     let (identities, rules) = config.policy.size();
@@ -164,11 +193,60 @@ fn begin(
         metrics: Arc::clone(metrics),
         recorder: recorder.clone(),
         state: reload::State::default(),
+        manager: manager.clone(),
         when,
         fixed,
         files: Files::new(named),
         lists,
     })
+}
+
+/// What has to be done now and then.
+struct Chores {
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+    refusals: Arc<Mutex<RefusalFold>>,
+    in_force: watch::Receiver<Arc<Generation>>,
+    expiry: RefCell<Expiry>,
+}
+
+impl Chores {
+    /// Waits, and does them in between.
+    async fn meanwhile<T>(&self, awaited: impl Future<Output = T>) -> T {
+        let mut awaited = std::pin::pin!(awaited);
+        loop {
+            tokio::select! {
+                done = &mut awaited => return done,
+                () = tokio::time::sleep(TICK) => self.once(),
+            }
+        }
+    }
+
+    fn once(&self) {
+        tick(&self.recorder, &self.metrics, &self.refusals);
+        let now = clock::since_epoch();
+        let generation = Arc::clone(&self.in_force.borrow());
+        self.expiry.borrow_mut().look(&generation, now, &self.metrics, &self.recorder);
+        self.metrics.certificates().refresh(now);
+    }
+
+    /// The last of them, and the last record.
+    fn end(&self) {
+        self.once();
+        self.recorder.flush_all_refusals(&self.refusals);
+        self.recorder.record_stop();
+    }
+}
+
+/// The way to the service manager, with everybody whose life it watches: this thread, which beats already, the audit
+/// writer, and each core.
+fn watched(cores: usize, recorder: &Recorder) -> std::io::Result<(Manager, Vec<Pulse>)> {
+    let mut lives = Lives::new(manager::watchdog());
+    tokio::task::spawn_local(lives.pulse("accept".to_owned()).beat());
+    let recorder = recorder.clone();
+    lives.add("audit".to_owned(), move || recorder.turns());
+    let pulses = (0..cores.max(1)).map(|core| lives.pulse(format!("core-{core}"))).collect();
+    Ok((Manager::start(lives)?, pulses))
 }
 
 /// Serves the admin port; its way to etcd is that of the generation in force.
@@ -196,84 +274,6 @@ async fn serve_admin(
         }
     };
     tokio::join!(admin::serve(listener, admin), following);
-}
-
-/// Waits until every call has ended; a second signal cuts those that are open.
-async fn join(
-    workers: worker::Workers,
-    drain_timeout: Duration,
-    signals: &mut Signals,
-    cut: &watch::Sender<bool>,
-) -> bool {
-    let mut joining = std::pin::pin!(workers.join(drain_timeout));
-    tokio::select! {
-        clean = &mut joining => return clean,
-        signal = signals.next() => {
-            tracing::warn!(signal, "ending at once: told a second time");
-            cut.send_replace(true);
-        }
-    }
-    joining.await
-}
-
-/// The signals that end the process, and the one that does not.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    recorder: Recorder,
-    reload: std::sync::mpsc::Sender<Command>,
-}
-
-impl Signals {
-    fn new(recorder: Recorder, reload: std::sync::mpsc::Sender<Command>) -> std::io::Result<Self> {
-        let terminate = signal(SignalKind::terminate())?;
-        let interrupt = signal(SignalKind::interrupt())?;
-        let hangup = signal(SignalKind::hangup())?;
-        Ok(Self { terminate, interrupt, hangup, recorder, reload })
-    }
-
-    /// The name of the next one that ends the process. SIGHUP has the config read again, and the audit log go on in a
-    /// new file.
-    async fn next(&mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => {
-                    tracing::info!("SIGHUP: the config is read again, the audit log goes on in a new file");
-                    self.recorder.rotate();
-                    if self.reload.send(Command::Reload).is_err() {
-                        tracing::error!("the thread that reads the config again has ended");
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Waits, and does in between what must be done now and then.
-async fn meanwhile<T>(now_and_then: impl Fn(), awaited: impl Future<Output = T>) -> T {
-    let mut awaited = std::pin::pin!(awaited);
-    loop {
-        tokio::select! {
-            done = &mut awaited => return done,
-            () = tokio::time::sleep(TICK) => now_and_then(),
-        }
-    }
-}
-
-async fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        listeners.push(bind("client.listen", *address).await?);
-    }
-    Ok(listeners)
-}
-
-async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|error| ServeError::Listen { setting, address, error })
 }
 
 fn tick(recorder: &Recorder, metrics: &Metrics, refusals: &Mutex<RefusalFold>) {

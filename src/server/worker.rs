@@ -13,6 +13,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
 use super::generation::{Generation, Way};
+use super::life::Pulse;
 use super::sources::SourceSlot;
 use crate::audit::fold::RefusalFold;
 use crate::audit::{ConnectionId, Recorder};
@@ -27,6 +28,8 @@ const SOCKETS_WAITING_MAX: usize = 256;
 const EXPIRY_LOOK: Duration = Duration::from_millis(250);
 /// How long idle connections may take to close after GOAWAY.
 const IDLE_GRACE: Duration = Duration::from_millis(500);
+/// How long who was shaking hands when the end was asked for may take, to be told in good order.
+const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
 
 /// What every core gets a handle of.
 #[derive(Clone, Debug)]
@@ -117,11 +120,11 @@ impl Workers {
     }
 }
 
-/// Starts the cores.
-pub(super) fn start(cores: usize, shared: &Shared) -> std::io::Result<Workers> {
+/// Starts a core for each pulse, which shows that it lives.
+pub(super) fn start(pulses: Vec<Pulse>, shared: &Shared) -> std::io::Result<Workers> {
     let started = Instant::now();
     let mut workers = Workers { handles: Vec::new(), threads: Vec::new() };
-    for core in 0..cores.max(1) {
+    for (core, pulse) in pulses.into_iter().enumerate() {
         let (sockets, arriving) = mpsc::channel(SOCKETS_WAITING_MAX);
         let connections = Arc::new(AtomicUsize::new(0));
         workers.handles.push(Handle { sockets, connections: Arc::clone(&connections) });
@@ -129,6 +132,7 @@ pub(super) fn start(cores: usize, shared: &Shared) -> std::io::Result<Workers> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name(format!("core-{core}")).spawn(move || {
             let local = LocalSet::new();
+            local.spawn_local(pulse.beat());
             runtime.block_on(local.run_until(serve(shared, arriving, connections, started)))
         })?;
         workers.threads.push(thread);
@@ -193,31 +197,56 @@ async fn serve(
     tokio::task::spawn_local(follow(Rc::clone(&hub), generations));
     tokio::task::spawn_local(expire(Rc::clone(&hub)));
     let mut serving = JoinSet::new();
+    let handshakes = Handshakes::default();
+    let begin = |serving: &mut JoinSet<()>, socket| {
+        let (hub, connections) = (Rc::clone(&hub), Arc::clone(&connections));
+        let handshake = handshakes.clone();
+        serving.spawn_local(async move {
+            serve_socket(hub, socket, handshake).await;
+            connections.fetch_sub(1, Ordering::Relaxed);
+        });
+    };
     loop {
         tokio::select! {
-            socket = arriving.recv() => {
-                let Some(socket) = socket else { break };
-                let connections = Arc::clone(&connections);
-                let hub = Rc::clone(&hub);
-                serving.spawn_local(async move {
-                    serve_socket(hub, socket).await;
-                    connections.fetch_sub(1, Ordering::Relaxed);
-                });
-            }
+            socket = arriving.recv() => match socket {
+                Some(socket) => begin(&mut serving, socket),
+                None => break,
+            },
             Some(_) = serving.join_next() => {}
             _ = draining.wait_for(|draining| *draining) => break,
         }
     }
-    drain(&hub, &mut serving, shared.cutting).await
+    // Nothing is accepted any more; what was is served, and told that ringfence ends.
+    while let Ok(socket) = arriving.try_recv() {
+        begin(&mut serving, socket);
+    }
+    drain(&hub, &mut serving, &handshakes, shared.cutting).await
+}
+
+/// Those under way: one for each clone but the first.
+#[derive(Clone, Debug, Default)]
+struct Handshakes(Rc<()>);
+
+impl Handshakes {
+    fn any(&self) -> bool {
+        Rc::strong_count(&self.0) > 1
+    }
 }
 
 /// Lets open calls finish, at most for the drain time and until `cutting` turns true; true when none
 /// was cut. A client that holds an idle connection and does not answer our GOAWAY holds up nobody for
-/// longer than the grace.
-async fn drain(hub: &Hub, serving: &mut JoinSet<()>, cutting: watch::Receiver<bool>) -> bool {
+/// longer than the grace, and one that does not go on with its handshake for little longer.
+async fn drain(
+    hub: &Hub,
+    serving: &mut JoinSet<()>,
+    handshakes: &Handshakes,
+    cutting: watch::Receiver<bool>,
+) -> bool {
     let core = hub.core();
     let deadline = Instant::now() + core.limits.drain_timeout;
-    let grace = Instant::now() + IDLE_GRACE.min(core.limits.drain_timeout);
+    let idle_grace = IDLE_GRACE.min(core.limits.drain_timeout);
+    let shaken = Instant::now() + HANDSHAKE_GRACE.min(core.limits.drain_timeout);
+    let mut grace = Instant::now() + idle_grace;
     loop {
         // Whoever has shaken hands meanwhile is told, too.
         hub.drain();
@@ -228,6 +257,9 @@ async fn drain(hub: &Hub, serving: &mut JoinSet<()>, cutting: watch::Receiver<bo
                 }
             }
             () = tokio::time::sleep(Duration::from_millis(10)) => {}
+        }
+        if handshakes.any() && Instant::now() < shaken {
+            grace = Instant::now() + idle_grace;
         }
         let open = core.open_calls.count();
         let cut = *cutting.borrow();
@@ -242,11 +274,11 @@ async fn drain(hub: &Hub, serving: &mut JoinSet<()>, cutting: watch::Receiver<bo
     }
 }
 
-async fn serve_socket(hub: Rc<Hub>, socket: Socket) {
+async fn serve_socket(hub: Rc<Hub>, socket: Socket, handshake: Handshakes) {
     let Socket { stream, source, connection, slots, handshake_slot } = socket;
     match tokio::net::TcpStream::from_std(stream) {
         Ok(stream) => {
-            proxy::serve(hub, stream, source, connection, handshake_slot).await;
+            proxy::serve(hub, stream, source, connection, (handshake_slot, handshake)).await;
         }
         Err(error) => tracing::warn!(%error, "a socket cannot be served"),
     }

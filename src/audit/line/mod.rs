@@ -164,33 +164,11 @@ fn write(record: &Record<'_>, second: &str, bytes: &mut Vec<u8>) {
         }
         Event::GenerationStart { .. }
         | Event::RevocationStart { .. }
-        | Event::CertificateEnds { .. } => change(&mut line, record),
+        | Event::CertificateEnds { .. } => super::changes::change(&mut line, record),
         Event::Decision(event) => decision(&mut line, event),
         Event::Outcome { call, outcome } => self::outcome(&mut line, *call, outcome),
         Event::StreamEnd { call, end } => stream_end(&mut line, *call, end),
         Event::Chain(event) => chain_line::chain_event(&mut line, event),
-    }
-}
-
-/// What has changed while ringfence runs.
-fn change(line: &mut Line<'_>, record: &Record<'_>) {
-    if let Event::GenerationStart { generation, identities, rules } = &record.event {
-        line.text("type", "generation.start");
-        line.number("generation", generation);
-        line.number("identities", identities);
-        line.number("rules", rules);
-    }
-    if let Event::RevocationStart { lists, revoked, denied } = &record.event {
-        line.text("type", "revocation.start");
-        line.number("lists", lists);
-        line.number("revoked", revoked);
-        line.number("denied", denied);
-    }
-    if let Event::CertificateEnds { setting, not_after_seconds, is_over } = &record.event {
-        line.text("type", "certificate.ends");
-        line.text("setting", setting);
-        line.text("not_after", &timestamp_of_seconds(*not_after_seconds));
-        line.text("state", if *is_over { "expired" } else { "ending" });
     }
 }
 
@@ -351,7 +329,7 @@ fn push_time(second: &str, micros: u32, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&digits);
 }
 
-fn timestamp_of_seconds(seconds: i64) -> String {
+pub(super) fn timestamp_of_seconds(seconds: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| "unknown".to_owned())
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::generation::Generation;
+use super::manager::Manager;
 use crate::audit::Recorder;
 use crate::clock;
 use crate::config::{self, Config, Fixed, Loaded, Look, Named, Reload};
@@ -58,6 +59,13 @@ impl State {
         vec![config, lists]
     }
 
+    /// What the service manager shows of it.
+    pub(super) fn status(&self, generation: u64) -> String {
+        let failure =
+            self.failures().config.clone().map(|why| format!("; the last reload failed: {why}"));
+        format!("serves generation {generation}{}", failure.unwrap_or_default())
+    }
+
     fn set(&self, failure: Option<String>) {
         self.failures().config = failure;
     }
@@ -79,6 +87,7 @@ pub(super) struct Reloader {
     pub(super) metrics: Arc<Metrics>,
     pub(super) recorder: Recorder,
     pub(super) state: State,
+    pub(super) manager: Manager,
     /// How it was asked to do it.
     pub(super) when: Reload,
     pub(super) fixed: Fixed,
@@ -127,23 +136,48 @@ struct Waiting {
     read: Instant,
     /// Since when a certificate and its key do not belong together.
     lacks_a_half: Option<Instant>,
+    /// Somebody asked for it, and waits until it is over.
+    is_asked: bool,
+    /// What the service manager was told last.
+    told: String,
 }
 
 impl Reloader {
     /// Goes on until the sender of commands is dropped.
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
-        let mut waiting = Waiting { read: Instant::now(), lacks_a_half: None };
+        let told = self.status();
+        let read = Instant::now();
+        let mut waiting = Waiting { read, lacks_a_half: None, is_asked: false, told };
         loop {
             match commands.recv_timeout(LOOK_EVERY) {
                 Ok(Command::Reload) => {
-                    let now = Instant::now();
+                    waiting.is_asked = true;
                     self.read_lists();
-                    self.read(&mut waiting, now);
+                    self.read(&mut waiting, Instant::now());
                 }
                 Err(RecvTimeoutError::Timeout) => self.look(&mut waiting, Instant::now()),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.tell(&mut waiting);
         }
+    }
+
+    /// Tells the service manager what is in force: when that is another thing, and when a reload that it waits for is
+    /// over, whatever came of it.
+    fn tell(&self, waiting: &mut Waiting) {
+        let status = self.status();
+        let is_over = waiting.lacks_a_half.is_none() && !self.files.is_due;
+        if waiting.is_asked && is_over {
+            waiting.is_asked = false;
+            self.manager.ready(&status);
+        } else if status != waiting.told {
+            self.manager.status(&status);
+        }
+        waiting.told = status;
+    }
+
+    fn status(&self) -> String {
+        self.state.status(self.generations.borrow().number)
     }
 
     fn look(&mut self, waiting: &mut Waiting, now: Instant) {
@@ -190,6 +224,8 @@ impl Reloader {
                 // What changed while it was read may be half of this and half of that; it is read again.
                 if is_still {
                     self.adopt(config);
+                } else {
+                    self.files.is_due = true;
                 }
             }
         }
