@@ -47,3 +47,17 @@ build_crate() {
     fail "cargo could not build $name $version" \
       "its own message is above; this step needs crates.io, a C compiler and 1 GB of disk"
 }
+
+# download_packages PACKAGE...: has apt-get put Debian packages into $staging/packages; whether it could. A package may say its
+# version, as NAME=VERSION. Where the system's package lists do not offer them, it reads the newest into lists of our own, so
+# that this neither needs root nor touches the system's.
+download_packages() {
+  mkdir -p "$staging/packages" "$staging/lists/partial" "$staging/archives/archives/partial"
+  (
+    cd "$staging/packages"
+    bounded 300 apt-get -q -o APT::Sandbox::User= download "$@" && exit
+    say "the system's package lists do not offer $*: reading the newest"
+    private=(-q -o "Dir::State::lists=$staging/lists" -o "Dir::Cache=$staging/archives" -o APT::Sandbox::User= -o Acquire::Retries=2)
+    bounded 300 apt-get "${private[@]}" update && bounded 300 apt-get "${private[@]}" download "$@"
+  )
+}
