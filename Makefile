@@ -6,6 +6,7 @@ test: lint audit-dependencies
 	tests/etcd/install 3.7 >/dev/null
 	tests/etcd/install 3.5 >/dev/null
 	tests/etcd/install 3.4 >/dev/null
+	tests/etcd/install-promtool >/dev/null
 	cargo test --locked --workspace
 
 # Refused handshakes for a minute; the gate does it for five seconds.
