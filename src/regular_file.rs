@@ -1,19 +1,25 @@
-//! Opens regular files only: to open a pipe waits for a writer, for ever if need be. Those that are small by nature,
-//! such as keys, it reads whole, and never more than a bound.
+//! Opens regular files only, and never waits: to open a pipe would wait for a writer, for ever if need be. Those that
+//! are small by nature, such as keys, it reads whole, and never more than a bound.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Read as _, Result};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+/// `O_NONBLOCK`; of a regular file it changes nothing.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 
 /// Opens a regular file.
 ///
 /// # Errors
 /// When it cannot be opened, or is something else.
 pub fn open(path: &Path) -> Result<File> {
-    if !std::fs::metadata(path)?.is_file() {
+    // Opened first and looked at then: between a look and the opening a pipe could take the name.
+    let file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
     }
-    File::open(path)
+    Ok(file)
 }
 
 /// Reads a regular file of at most so many bytes.

@@ -27,6 +27,13 @@ struct Stamp {
     changed: [(i64, i64); 2],
 }
 
+impl Look {
+    /// These as they look there.
+    pub fn overlay(&mut self, later: Self) {
+        self.0.extend(later.0);
+    }
+}
+
 impl Named {
     /// Remembers a file that is about to be opened.
     pub(super) fn note(&mut self, path: &Path) {
@@ -38,6 +45,14 @@ impl Named {
     /// Remembers a pattern.
     pub(super) fn note_pattern(&mut self, folder: &Path, pattern: &str) {
         self.patterns.insert((folder.to_owned(), pattern.to_owned()));
+    }
+
+    /// What a pattern names, and nothing else.
+    #[must_use]
+    pub fn of_pattern(folder: &Path, pattern: &str) -> Self {
+        let mut named = Self::default();
+        named.note_pattern(folder, pattern);
+        named
     }
 
     /// How the files looked when they were read.

@@ -55,7 +55,8 @@ pub fn load_again(path: &Path, now: Duration, revoked: Option<&Revocation>) -> L
     loader.previous = revoked;
     loader.note(path);
     let config = loader.read(path, |raw| loader.resolve(raw)).flatten();
-    let (named, unpaired) = (loader.named.take(), loader.unpaired.get());
+    let (mut named, unpaired) = (loader.named.take(), loader.unpaired.get());
+    let lists = loader.lists.take();
     let mut problems = problems.into_sorted();
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
     let config = match config {
@@ -64,6 +65,7 @@ pub fn load_again(path: &Path, now: Duration, revoked: Option<&Revocation>) -> L
             Ok(config)
         }
         Some(_) | None => {
+            named.extend(lists);
             problems.sort_by_key(|problem| problem.severity != Severity::Error);
             Err(problems)
         }
@@ -98,14 +100,16 @@ pub(super) struct Loader<'a> {
     /// What was revoked before, when this is not the start.
     pub(super) previous: Option<&'a Revocation>,
     named: RefCell<Named>,
+    /// Where it says what is revoked: looked at apart, unless the config is not in force.
+    pub(super) lists: RefCell<Named>,
     /// Certificates and keys that do not belong together.
     unpaired: Cell<usize>,
 }
 
 impl<'a> Loader<'a> {
     pub(super) fn new(folder: &'a Path, problems: &'a Problems, now: Duration) -> Self {
-        let (named, unpaired) = (RefCell::default(), Cell::new(0));
-        Self { folder, problems, now, previous: None, named, unpaired }
+        let (named, lists, unpaired) = (RefCell::default(), RefCell::default(), Cell::new(0));
+        Self { folder, problems, now, previous: None, named, lists, unpaired }
     }
 }
 
@@ -344,10 +348,10 @@ impl Loader<'_> {
             };
             for path in found {
                 // Two patterns, or two names, may mean the same file.
+                self.note(&path);
                 if !read.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
                     continue;
                 }
-                self.note(&path);
                 match files::read_text(&path) {
                     Ok(text) => {
                         complete &= source.read(&path.display().to_string(), &text, self.problems);

@@ -135,6 +135,7 @@ impl Loader<'_> {
             lists: lists.collect(),
             deny: raw.deny_files.clone(),
         };
+        self.lists.replace(files.named());
         let loaded = files.load(self.previous, self.now);
         for problem in &loaded.problems {
             let hint = problem.hint.clone().unwrap_or_default();

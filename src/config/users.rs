@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::resolve::Loader;
 use crate::document::{Location, Problems};
 use crate::policy::{PasswordFiles, PolicySource};
+use crate::regular_file;
 use crate::upstream::{Logins, Secret};
 
 /// The most bytes of a password; with its user it has to fit into a request.
@@ -129,11 +130,7 @@ impl Users<'_> {
 fn read(path: &Path) -> Result<Secret, String> {
     let name = path.display();
     let cannot = |error: std::io::Error| format!("cannot read the password file `{name}`: {error}");
-    // To open a pipe waits for a writer, for ever if need be.
-    if !std::fs::metadata(path).map_err(cannot)?.is_file() {
-        return Err(format!("the password file `{name}` is no regular file"));
-    }
-    let file = std::fs::File::open(path).map_err(cannot)?;
+    let file = regular_file::open(path).map_err(cannot)?;
     // With room for all of it, so that no copy is left behind by growth.
     let mut bytes = Zeroizing::new(Vec::with_capacity(PASSWORD_BYTES_MAX + 3));
     file.take(PASSWORD_BYTES_MAX as u64 + 2).read_to_end(&mut bytes).map_err(cannot)?;

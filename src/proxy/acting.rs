@@ -305,7 +305,7 @@ impl LogIn {
                 user,
                 why,
                 "etcd does not let this user in, and calls of its identity fail; mended in etcd it is let in \
-                 by itself, another `password_file` or `upstream` needs a restart"
+                 by itself, another `password_file` or `upstream` counts when its file changes"
             ),
             Some((LoginFailure::Unavailable, why)) if is_news => tracing::warn!(
                 user,

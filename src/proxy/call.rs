@@ -13,15 +13,15 @@ use tokio::time::Instant;
 
 use super::authorize::{Asking, record_refusal, refusal_record};
 use super::connection::{Client, Identified};
-use super::refuse::audit_unavailable;
+use super::refuse::{audit_unavailable, permission_denied};
 use super::respond::answer;
 use super::share::CallShare;
 use super::{Core, Refusal, relay, stream};
-use crate::audit::{CallId, Unavailable};
+use crate::audit::{CallId, Outcome, Unavailable};
 use crate::etcd::catalog::Shape;
 use crate::etcd::{CanonicalRequest, Rpc};
-use crate::grpc::MessageReader;
 use crate::grpc::metadata::Metadata;
+use crate::grpc::{Code, MessageReader};
 
 /// The head of a request: which RPC, and what travels with it.
 pub(super) struct Head {
@@ -60,7 +60,7 @@ pub(super) async fn serve<P>(
         Err(refusal) => return refuse(&client, call, path, &refusal, &mut respond).await,
     };
     if head.rpc.entry().shape == Shape::Bidirectional {
-        return Box::pin(stream::serve(&client, call, head, body, respond)).await;
+        return Box::pin(stream::serve(client, call, head, body, respond)).await;
     }
     let ends = deadline(started, head.rpc, &head.metadata, core.limits.call_timeout);
     // Also a call that may take as long as it likes has to begin.
@@ -78,6 +78,16 @@ pub(super) async fn serve<P>(
             return refuse(&client, call, path, &refusal, &mut respond).await;
         }
     };
+    // A request may take its time: it is decided by what holds when it is whole.
+    let client = client.newest().unwrap_or_else(|| Rc::clone(&client));
+    match &client.identified {
+        Ok(identified) => head.identified = Rc::clone(identified),
+        Err(nobody) => {
+            let refusal = Refusal::NoPrincipal(nobody.clone());
+            return refuse(&client, call, path, &refusal, &mut respond).await;
+        }
+    }
+    let core = &client.core;
     let asking = Asking {
         core,
         client: &client,
@@ -93,6 +103,12 @@ pub(super) async fn serve<P>(
         Err(refused) => return answer(&mut respond, &refused.status),
         Ok(authorized) => authorized,
     };
+    // So may the record of the decision.
+    if let Some(fault) = client.forbids_now(permit.touches()) {
+        let status = Some(Code::PermissionDenied as u16);
+        recorded.finish(Outcome { status, fault: Some(fault), ..Outcome::default() });
+        return answer(&mut respond, &permission_denied());
+    }
     alarm.set(ends);
     let outcome = relay::run(&asking, &alarm, &permit, &recorded, respond).await;
     recorded.finish(outcome);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::acting::ActsAs;
+use super::authorize::no_longer_allowed;
 use super::ending::Ending;
 use super::judge::{Hub, Member, Shown};
 use super::rate::{PerSecond, Rate};
@@ -14,6 +15,7 @@ use super::share::Share;
 use super::{Core, http1, http2};
 use crate::audit::{ConnectionId, CoreRecorder, CoreShare, Event, OpenConnection, Record};
 use crate::clock;
+use crate::etcd::Touches;
 use crate::identity::CertificateFacts;
 use crate::identity::certificate::CertificateError;
 use crate::policy::{Identification, NoPrincipal};
@@ -54,6 +56,23 @@ impl Client {
     /// The principal's name, for people.
     pub(super) fn name(&self) -> &str {
         self.identified.as_ref().map_or("nobody", |identified| &identified.name)
+    }
+
+    /// What holds for the connection now; `None` when it has ended.
+    pub(super) fn newest(&self) -> Option<Rc<Self>> {
+        self.member.upgrade().map(|member| member.client())
+    }
+
+    /// Why what it was allowed may not be forwarded any more, if it may not: a short, fixed name.
+    pub(super) fn forbids_now(self: &Rc<Self>, touches: &Touches) -> Option<&'static str> {
+        let newest = self.newest()?;
+        if Rc::ptr_eq(&newest, self) {
+            return None;
+        }
+        match &newest.identified {
+            Ok(now) => no_longer_allowed(now, touches).map(|_| "rule_removed"),
+            Err(_) => Some(newest.ending.map_or("identity_removed", Ending::name)),
+        }
     }
 
     /// The same connection, which has to end: from now on it is nobody.
@@ -158,18 +177,19 @@ pub async fn serve<S>(
     core.metrics.connections.inc();
     let Accepted { stream, authority, leaf, intermediates, protocol, version } = accepted;
     let shown = Shown { leaf, intermediates };
+    let metrics = Arc::clone(&core.metrics);
     if let Some((member, open)) =
-        identify(&hub, &core, authority, shown, (source, connection), version).await
+        identify(&hub, core, authority, shown, (source, connection), version).await
     {
         let (calls, ending) = match protocol {
             Protocol::Http2 => http2::serve(&member, stream).await,
             Protocol::Http1 => http1::serve(&member, stream).await,
         };
-        core.metrics.count_ended_connection(ending.name());
+        metrics.count_ended_connection(ending.name());
         open.close(calls, ending.name());
     }
     hub.leave(connection);
-    core.metrics.connections.dec();
+    metrics.connections.dec();
 }
 
 fn note_refusal(core: &Core, source: SocketAddr, refusal: &HandshakeRefusal) {
@@ -187,7 +207,7 @@ fn note_refusal(core: &Core, source: SocketAddr, refusal: &HandshakeRefusal) {
 /// Finds out who it is, and records the connection; `None` when it cannot be recorded, and then it is not served.
 async fn identify(
     hub: &Hub,
-    known: &Rc<Core>,
+    known: Rc<Core>,
     mut authority: Arc<str>,
     shown: Shown,
     (source, connection): (SocketAddr, ConnectionId),
@@ -196,12 +216,14 @@ async fn identify(
     // From here to `join` nothing waits: what holds now is what is judged, and what comes later finds a member.
     let core = hub.core();
     let mut ending = None;
-    if !Rc::ptr_eq(known, &core) {
+    if !Rc::ptr_eq(&known, &core) {
         match shown.verify(&core, clock::since_epoch()) {
             Ok(name) => authority = name,
             Err(found) => ending = Some(found),
         }
     }
+    // A connection that stays must not keep the generation that it came under: policy, CAs, lists.
+    drop(known);
     let facts = CertificateFacts::read(&shown.leaf);
     let identified = match ending {
         Some(ending) => Err(ending.name().to_owned()),

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future as _;
 use std::pin::pin;
-use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -32,27 +31,31 @@ const GRACE: Duration = Duration::from_secs(1);
 /// idle for as long as a handshake may take.
 pub(super) async fn serve(member: &Member, stream: TlsStream<TcpStream>) -> (u64, Ending) {
     let first = member.client();
-    let (core, mut judgements) = (Rc::clone(&first.core), Judgements::after(&first));
+    let mut judgements = Judgements::after(&first);
     if let Some(ending) = first.ending {
         return (0, ending);
     }
+    let limits = &first.core.limits;
+    let (call_timeout, header_timeout) = (limits.call_timeout, limits.handshake_timeout);
+    // A connection that stays must not keep the generation that it came under.
+    drop(first);
     let calls = Cell::new(0_u64);
     let cut = Cut::new("client_gone");
     // hyper asks for a body only as the client takes it, so a client that takes nothing would
     // outlive the deadline of its call.
-    let overdue = RefCell::new(Box::pin(tokio::time::sleep(core.limits.call_timeout)));
+    let overdue = RefCell::new(Box::pin(tokio::time::sleep(call_timeout)));
     let service = service_fn(|request: Request<Incoming>| {
         calls.set(calls.get() + 1);
         let client = member.client();
         let call = CallId::new(client.connection, calls.get());
         let started = Instant::now();
-        overdue.borrow_mut().as_mut().reset(started + core.limits.call_timeout + GRACE);
+        overdue.borrow_mut().as_mut().reset(started + call_timeout + GRACE);
         let cut = &cut;
         async move { Ok::<_, Infallible>(answer(&client, call, request, started, cut).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(core.limits.handshake_timeout)
+        .header_read_timeout(header_timeout)
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = pin!(serving);

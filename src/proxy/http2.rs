@@ -65,6 +65,8 @@ pub(super) async fn serve(member: &Member, stream: TlsStream<TcpStream>) -> (u64
         Err(_) => return (0, Ending::NoPreface),
     };
     let mut session = Session::new(&core, connection, guard);
+    // A connection that stays must not keep the generation that it came under.
+    drop(core);
     let (share, streams_max) = match &client.identified {
         Ok(identified) => {
             let bounds = identified.bounds;

@@ -21,8 +21,9 @@ use crate::tls::verifier::{Doubt, doubt};
 
 /// After so many judgements others have a turn.
 const JUDGED_AT_ONCE: usize = 16;
-/// Clients that may connect again do so spread over this time.
-const SPREAD: Duration = Duration::from_millis(400);
+/// Clients that may connect again do so in so many steps, so long apart.
+const SPREAD_STEPS: usize = 20;
+const SPREAD_STEP: Duration = Duration::from_millis(20);
 
 /// One core, and what it serves.
 #[derive(Debug)]
@@ -72,7 +73,7 @@ impl Hub {
     }
 
     /// Has another generation hold, for new connections at once and then for each that is open.
-    pub async fn adopt(&self, core: Core, now: impl Fn() -> Duration) {
+    pub async fn adopt(self: &Rc<Self>, core: Core, now: impl Fn() -> Duration + 'static) {
         self.core.replace(Rc::new(core));
         let mut moving = Vec::new();
         for (count, member) in self.members().into_iter().enumerate() {
@@ -91,14 +92,21 @@ impl Hub {
                 tokio::task::yield_now().await;
             }
         }
-        let pause = SPREAD / u32::try_from(moving.len()).unwrap_or(u32::MAX).max(1);
-        for member in moving {
-            if let Some(member) = member.upgrade()
-                && let Some(client) = member.judge(&self.core(), now())
-            {
-                member.tell(client);
+        if !moving.is_empty() {
+            // In a task of its own: the next generation must not wait for it.
+            tokio::task::spawn_local(Rc::clone(self).spread(moving, now));
+        }
+    }
+
+    /// Has clients connect again, some at a time.
+    async fn spread(self: Rc<Self>, moving: Vec<Weak<Member>>, now: impl Fn() -> Duration) {
+        for some in moving.chunks(moving.len().div_ceil(SPREAD_STEPS)) {
+            for member in some.iter().filter_map(Weak::upgrade) {
+                if let Some(client) = member.judge(&self.core(), now()) {
+                    member.tell(client);
+                }
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(SPREAD_STEP).await;
         }
     }
 
@@ -169,7 +177,7 @@ impl Member {
         if let Some(ending) = client.ending {
             tracing::info!(
                 connection = self.connection.0,
-                principal = client.name(),
+                principal = self.client.borrow().name(),
                 reason = ending.name(),
                 "a connection ends"
             );

@@ -19,6 +19,7 @@ use super::reply::{Rewrite, Whole, collect};
 use super::respond::{Told, answer, copy_status, response_head};
 use crate::audit::{Outcome, Recorded};
 use crate::etcd::Rpc;
+use crate::etcd::catalog::Shape;
 use crate::etcd::response::{ResponseScan, StreamScan};
 use crate::grpc::Status;
 use crate::grpc::frame::framed;
@@ -257,7 +258,10 @@ async fn no_longer(permit: &Permit, mut judgements: Judgements) -> RelayError {
             (Some(ending), _) if ending.ends_a_right() => {
                 return RelayError::NoLonger(ending.name());
             }
-            (Some(Ending::Drained), _) => return RelayError::ShuttingDown,
+            // A reply that has an end is waited for.
+            (Some(Ending::Drained), _) if permit.rpc().waits_for_others() => {
+                return RelayError::ShuttingDown;
+            }
             (_, Ok(identified)) => {
                 if no_longer_allowed(identified, permit.touches()).is_some() {
                     return RelayError::NoLonger("rule_removed");
@@ -280,7 +284,7 @@ async fn step(
     Ok((!fine).then_some(trailers))
 }
 
-/// What is kept of a reply that has no end of its own, so that it can be ended between messages.
+/// What is kept of a reply of many messages, which may take as long as its reader likes: that it can be ended.
 struct Endless<'a> {
     scan: StreamScan,
     no_longer: Pin<Box<dyn Future<Output = RelayError> + 'a>>,
@@ -290,7 +294,7 @@ struct Endless<'a> {
 
 impl<'a> Endless<'a> {
     fn of(permit: &'a Permit, asking: &'a Asking<'a>) -> Option<Self> {
-        matches!(permit.rpc(), Rpc::Observe | Rpc::HealthWatch).then(|| {
+        (permit.rpc().entry().shape == Shape::ServerStream).then(|| {
             let judgements = Judgements::after(asking.client);
             let no_longer = Box::pin(no_longer(permit, judgements));
             Self { scan: StreamScan::default(), no_longer, ends: None }

@@ -111,7 +111,6 @@ async fn run_on_this_thread(
     let (identities, rules) = config.policy.size();
     let reloader = begin(path, named, config, (&recorder, &metrics, &manager))?;
     let (in_force, state) = (reloader.generations.subscribe(), reloader.state.clone());
-    let drain_timeout = in_force.borrow().limits.drain_timeout;
     let reload = reload::start(reloader)?;
     let mut signals = Signals::new(recorder.clone(), manager.clone(), reload)?;
     let refusals = Arc::new(Mutex::new(RefusalFold::default()));
@@ -152,6 +151,7 @@ async fn run_on_this_thread(
         // Who asks on the admin port is to hear the other one.
         admin.abort();
     }
+    let drain_timeout = chores.in_force.borrow().limits.drain_timeout;
     drain.send_replace(true);
     accepting.abort();
     let clean = chores.meanwhile(ending::join(workers, drain_timeout, &mut signals, &cut)).await;

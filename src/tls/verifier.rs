@@ -16,15 +16,24 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::material::Authority;
 use super::provider;
-use super::revocation::{Denied, Lists, Mode, Revocation};
+use super::revocation::{Denied, List, Lists, Mode, Revocation, Revoked};
 
 /// Every named CA with its verifiers, and what is denied.
 #[derive(Debug)]
 pub struct Authorities {
     /// A CA with several roots of one name has as many.
-    verifiers: Vec<(Arc<str>, Arc<dyn ClientCertVerifier>)>,
+    verifiers: Vec<Verifier>,
     hints: Vec<DistinguishedName>,
     denied: Arc<Denied>,
+}
+
+/// A verifier of a named CA, or of one of its roots.
+#[derive(Debug)]
+struct Verifier {
+    name: Arc<str>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// By any list of its roots.
+    revoked: Revoked,
 }
 
 /// What the verifier of one connection found.
@@ -45,6 +54,17 @@ pub(super) struct ConnectionVerifier {
 #[derive(Debug, thiserror::Error)]
 #[error("the certificate verifies under two named CAs: {0} and {1}")]
 struct AmbiguousAuthority(Arc<str>, Arc<str>);
+
+/// The most certificates between a client's and a root's.
+const INTERMEDIATES_MAX: usize = 8;
+/// The most bytes of all that a client shows.
+const CHAIN_BYTES_MAX: usize = 64 << 10;
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it comes with more than {INTERMEDIATES_MAX} intermediates, or {CHAIN_BYTES_MAX} bytes in all"
+)]
+struct ChainTooLong;
 
 #[derive(Debug, thiserror::Error)]
 #[error("no CA is configured")]
@@ -75,7 +95,8 @@ impl Authorities {
             match revocation.of(&authority.name) {
                 None => {
                     let verifier = verifier(Arc::clone(&authority.roots), None).map_err(named)?;
-                    verifiers.push((Arc::clone(&authority.name), verifier));
+                    let (name, revoked) = (Arc::clone(&authority.name), Revoked::default());
+                    verifiers.push(Verifier { name, verifier, revoked });
                 }
                 // Without any list rustls would not ask for one.
                 Some(lists) if lists.mode() == Mode::Hard && lists.in_force().next().is_none() => {
@@ -83,8 +104,10 @@ impl Authorities {
                 }
                 Some(lists) => {
                     for roots in apart(&authority.roots) {
+                        let revoked = Revoked::of(lists_of_roots(&roots, lists));
                         let verifier = verifier(Arc::new(roots), Some(lists)).map_err(named)?;
-                        verifiers.push((Arc::clone(&authority.name), verifier));
+                        let name = Arc::clone(&authority.name);
+                        verifiers.push(Verifier { name, verifier, revoked });
                     }
                 }
             }
@@ -105,8 +128,12 @@ impl Authorities {
     ) -> Result<Arc<str>, Error> {
         let mut vouching: Option<Arc<str>> = None;
         let mut refusal = other(NoAuthority);
-        for (name, verifier) in &self.verifiers {
+        let chain = || std::iter::once(leaf).chain(intermediates);
+        for Verifier { name, verifier, revoked } in &self.verifiers {
             match (verifier.verify_client_cert(leaf, intermediates, now), &vouching) {
+                (Ok(_), _) if revoked.has_any(chain()) => {
+                    return Err(Error::InvalidCertificate(CertificateError::Revoked));
+                }
                 (Ok(_), None) => vouching = Some(Arc::clone(name)),
                 // By two roots of one name.
                 (Ok(_), Some(first)) if first == name => {}
@@ -197,16 +224,18 @@ fn of_roots(
     roots: &RootCertStore,
     lists: &Lists,
 ) -> Vec<rustls::pki_types::CertificateRevocationListDer<'static>> {
-    let is_of_roots = |list: &&super::revocation::List| {
-        roots.roots.iter().any(|root| list.may_be_of(&root.subject_public_key_info))
-    };
-    let of_roots: Vec<_> =
-        lists.in_force().filter(is_of_roots).map(|list| list.der.clone()).collect();
+    let of_roots: Vec<_> = lists_of_roots(roots, lists).map(|list| list.der.clone()).collect();
     if of_roots.is_empty() && lists.mode() == Mode::Hard {
         // Without any list nothing would be asked for. By one of another key everything is refused.
         return lists.in_force().map(|list| list.der.clone()).collect();
     }
     of_roots
+}
+
+fn lists_of_roots<'l>(roots: &RootCertStore, lists: &'l Lists) -> impl Iterator<Item = &'l List> {
+    lists.in_force().filter(move |list| {
+        roots.roots.iter().any(|root| list.may_be_of(&root.subject_public_key_info))
+    })
 }
 
 /// Roots of one name and different keys apart from each other.
@@ -256,6 +285,18 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
 }
 
+/// A chain is kept as long as its connection, and looked at whenever one of its certificates ends.
+fn within_bounds(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> Result<(), Error> {
+    let bytes = std::iter::once(leaf).chain(intermediates).map(|der| der.len()).sum::<usize>();
+    if intermediates.len() <= INTERMEDIATES_MAX && bytes <= CHAIN_BYTES_MAX {
+        return Ok(());
+    }
+    Err(other(ChainTooLong))
+}
+
 impl ClientCertVerifier for ConnectionVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &self.authorities.hints
@@ -267,7 +308,8 @@ impl ClientCertVerifier for ConnectionVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verdict = self.authorities.verify(end_entity, intermediates, now);
+        let verdict = within_bounds(end_entity, intermediates)
+            .and_then(|()| self.authorities.verify(end_entity, intermediates, now));
         let owned = |certificate: &CertificateDer<'_>| certificate.clone().into_owned();
         let presented = Presented {
             leaf: owned(end_entity),

@@ -165,3 +165,83 @@ async fn status_says_which_generation_is_in_force_and_why_not_the_next() {
     assert_eq!(code, Some(2));
     assert!(error.contains("cannot ask ringfence at 127.0.0.1:"), "{error}");
 }
+
+/// A second name for a policy file kept every reload from coming to its end, and nobody heard of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_name_for_a_policy_file_holds_nothing_up() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let ringfence = Ringfence::start(&pki, &etcd.endpoint());
+    let config = ringfence.file("ringfence.toml");
+    std::os::unix::fs::symlink("policy.toml", ringfence.path("policy-too.toml")).unwrap();
+    ringfence
+        .replace_file("ringfence.toml", &config.replace("[\"policy.toml\"]", "[\"policy*.toml\"]"));
+    ringfence.wait_for_generation(2);
+    let policy = ringfence.file("policy.toml");
+    ringfence.replace_file("policy.toml", &format!("{policy}# more\n"));
+    ringfence.wait_for_generation(3);
+}
+
+/// A file that is gone was read again and again, three times a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_is_gone_fails_once() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let ringfence = Ringfence::start(&pki, &etcd.endpoint());
+    let policy = ringfence.file("policy.toml");
+    std::fs::remove_file(ringfence.path("policy.toml")).unwrap();
+    wait_for("the failure", || ringfence.metric(BROKEN) == 1);
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let failed = ringfence.metric("ringfence_reloads_total{unit=\"generation\",result=\"failed\"}");
+    assert_eq!(failed, 1, "{}", ringfence.log());
+    ringfence.replace_file("policy.toml", &policy);
+    ringfence.wait_for_generation(2);
+}
+
+/// Fewer seconds than at the start would cut, and an outcome would be lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_longer_drain_counts_without_a_restart() {
+    let pki = Pki::make();
+    let (_silent, endpoint) = crate::support::silent_member();
+    let mut ringfence = Ringfence::start_with(
+        &pki,
+        &endpoint,
+        "[limits]\ndrain_timeout_seconds = 1\ncall_timeout_seconds = 5\n",
+    );
+    let config = ringfence.file("ringfence.toml");
+    let longer = config
+        .replace("drain_timeout_seconds = 1\n", "drain_timeout_seconds = 30\n")
+        .replace("[upstream]\n", "[upstream]\nconnect_timeout_seconds = 60\n");
+    ringfence.replace_file("ringfence.toml", &longer);
+    ringfence.wait_for_generation(2);
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let call = tokio::spawn(async move {
+        let request = ringfence::etcd::pb::etcdserverpb::RangeRequest {
+            key: "/tenants/acme/a".into(),
+            ..Default::default()
+        };
+        acme.unary("/etcdserverpb.KV/Range", &request).await
+    });
+    let allowed = "ringfence_requests_total{rpc=\"/etcdserverpb.KV/Range\",verdict=\"allow\"} 1";
+    wait_for("the call", || ringfence.metrics().contains(allowed));
+    assert_eq!(tokio::task::block_in_place(|| ringfence.stop()).code(), Some(0));
+    // Its own time ended it, and it was told so.
+    assert_eq!(call.await.unwrap().grpc_status, Some(4));
+    let outcomes = ringfence.records();
+    assert!(outcomes.iter().any(|record| record["fault"] == "timeout"), "{outcomes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_certificate_does_not_take_the_place_of_one_that_holds() {
+    let pki = Pki::make_with(
+        "[[certificate]]\nname = \"over\"\nauthority = \"kubernetes-ca\"\ndns = [\"localhost\"]\nuse = [\"server\"]\nexpired_days_ago = 1\n",
+    );
+    let etcd = Etcd::start_plain("3.7");
+    let ringfence = Ringfence::start(&pki, &etcd.endpoint());
+    let config = ringfence.file("ringfence.toml");
+    ringfence.replace_file("ringfence.toml", &config.replace("ringfence-server.", "over."));
+    wait_for("the failure", || ringfence.metric(BROKEN) == 1);
+    assert!(ringfence.log().contains("`client.certificate` has expired"), "{}", ringfence.log());
+    RawClient::connect(&pki, "acme", ringfence.port).await;
+    assert_eq!(ringfence.generation(), 1);
+}

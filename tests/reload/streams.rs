@@ -1,7 +1,10 @@
 //! Calls that are open when the right to them ends.
 
 use ringfence::etcd::Rpc;
-use ringfence::etcd::pb::etcdserverpb::WatchResponse;
+use ringfence::etcd::pb::etcdserverpb::watch_request::RequestUnion;
+use ringfence::etcd::pb::etcdserverpb::{
+    RangeRequest, WatchCancelRequest, WatchCreateRequest, WatchRequest, WatchResponse,
+};
 use ringfence::etcd::pb::v3lockpb::{LockRequest, LockResponse};
 use serde_json::Value;
 
@@ -139,4 +142,77 @@ async fn who_waits_for_a_lock_waits_no_longer_without_the_right_to_it() {
     ringfence.wait_for_generation(3);
     assert_eq!(waiting.await.unwrap().grpc_status, Some(7));
     assert!(may_read(&acme, "/tenants/acme/a").await, "the connection goes on");
+}
+
+/// The attack: the head of a call is sent while the right is there, and the rest when it is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_whole_behind_the_change_is_decided_by_what_holds_then() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let mut ringfence = Ringfence::start(&pki, &etcd.endpoint());
+    let (with, without) = with_shared(&ringfence);
+    ringfence.replace_file("policy.toml", &with);
+    ringfence.wait_for_generation(2);
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let mut late = acme.stream("/etcdserverpb.KV/Range").await;
+    let request = RangeRequest { key: "/shared/secret".into(), ..RangeRequest::default() };
+    let head_is_there = "ringfence_connections 1";
+    wait_for("the connection", || ringfence.metrics().contains(head_is_there));
+    assert!(may_read(&acme, "/shared/secret").await);
+    ringfence.replace_file("policy.toml", &without);
+    ringfence.wait_for_generation(3);
+    wait_for("the new rights", || ringfence.log().contains("generation=3"));
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    late.send(&request);
+    late.finish();
+    assert_eq!(late.expect_end().await.grpc_status, Some(7));
+    let denied = ringfence.decisions().into_iter().filter(|record| record["verdict"] == "deny");
+    assert_eq!(denied.count(), 1);
+}
+
+/// The attack: etcd's news of the first watch with an ID were taken for news of the second, which then went on unseen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_id_of_ones_own_choice_serves_once_on_a_stream() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let ringfence = Ringfence::start(&pki, &etcd.endpoint());
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let create = |watch_id| {
+        let create = WatchCreateRequest {
+            key: "/tenants/acme/a".into(),
+            watch_id,
+            ..WatchCreateRequest::default()
+        };
+        WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }
+    };
+    let cancel = |watch_id| WatchRequest {
+        request_union: Some(RequestUnion::CancelRequest(WatchCancelRequest { watch_id })),
+    };
+    let mut stream = acme.stream(WATCH).await;
+    for id in [2000, 0, 0] {
+        stream.send(&create(id));
+        let created: WatchResponse = stream.next().await;
+        assert!(created.created && !created.canceled, "{created:?}");
+    }
+    stream.send(&cancel(2000));
+    let canceled: WatchResponse = stream.next().await;
+    assert!(canceled.canceled && canceled.watch_id == 2000, "{canceled:?}");
+    stream.send(&create(2000));
+    let end = stream.expect_end().await;
+    assert_eq!(
+        (end.grpc_status, end.grpc_message.as_str()),
+        (Some(14), "ringfence: open another stream")
+    );
+    // Nor may one be named that etcd has picked before.
+    let mut stream = acme.stream(WATCH).await;
+    for _ in 0..2 {
+        stream.send(&create(0));
+        let created: WatchResponse = stream.next().await;
+        assert!(created.created, "{created:?}");
+    }
+    stream.send(&cancel(1));
+    let canceled: WatchResponse = stream.next().await;
+    assert!(canceled.canceled, "{canceled:?}");
+    stream.send(&create(1));
+    assert_eq!(stream.expect_end().await.grpc_status, Some(14));
 }

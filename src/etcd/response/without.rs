@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::{MessagePosition, StreamScan};
+use super::MessagePosition;
 
 const GRPC_PREFIX_BYTES: usize = 5;
 /// The most bytes that are held back; a header has some forty.
@@ -53,10 +53,10 @@ enum At {
 }
 
 impl WithoutWatches {
-    /// Begins where a stream stands. A message that has begun to pass is not cut in half.
+    /// Begins where a stream stands, which is before the bytes that come next. A message that has begun to pass is not cut in half.
     #[must_use]
-    pub fn from_here(scan: &StreamScan) -> Self {
-        let at = match scan.position() {
+    pub fn from_here(position: MessagePosition) -> Self {
+        let at = match position {
             MessagePosition::Between => At::Held(BytesMut::new()),
             MessagePosition::Prefix(bytes, length) => At::Prefix(bytes, length),
             MessagePosition::Message(left) => At::Passing(left),
@@ -73,6 +73,12 @@ impl WithoutWatches {
     #[must_use]
     pub fn stops(&self, id: i64) -> bool {
         self.ids.contains(&id)
+    }
+
+    /// Whether a part of a message has passed.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        matches!(self.at, At::Prefix(..) | At::Passing(_))
     }
 
     /// Whether what has passed so far ends with a message.
@@ -229,6 +235,7 @@ fn varint(bytes: &[u8]) -> Result<Option<(u64, &[u8])>, Unreadable> {
 mod tests {
     use prost::Message as _;
 
+    use super::super::StreamScan;
     use super::*;
     use crate::etcd::pb::etcdserverpb::{ResponseHeader, WatchResponse};
     use crate::etcd::pb::mvccpb::{Event, KeyValue};
@@ -279,7 +286,7 @@ mod tests {
                 .flat_map(|(_, message)| message.clone())
                 .collect();
             for chunk_bytes in [1, 2, 5, 6, 63, 64, 65, 1000, 1 << 20] {
-                let mut without = WithoutWatches::from_here(&StreamScan::default());
+                let mut without = WithoutWatches::from_here(MessagePosition::Between);
                 stopped.iter().for_each(|id| without.add(*id));
                 let passed = pass(&mut without, &messages.concat(), chunk_bytes);
                 assert!(passed == expected, "{stopped:?} in chunks of {chunk_bytes}");
@@ -295,7 +302,7 @@ mod tests {
         for begun in 1..whole {
             let mut scan = StreamScan::default();
             scan.push(&messages[..begun], |_| ());
-            let mut without = WithoutWatches::from_here(&scan);
+            let mut without = WithoutWatches::from_here(scan.position());
             without.add(7);
             let passed = pass(&mut without, &messages[begun..], 11);
             let expected = [&messages[begun..whole], &message(1, 5)].concat();
@@ -308,7 +315,7 @@ mod tests {
         let check = |body: &[u8]| {
             let mut bytes = vec![0, 0, 0, 0, u8::try_from(body.len()).unwrap()];
             bytes.extend_from_slice(body);
-            let mut without = WithoutWatches::from_here(&StreamScan::default());
+            let mut without = WithoutWatches::from_here(MessagePosition::Between);
             let mut passed = Vec::new();
             let pushed = without.push(Bytes::from(bytes), &mut |piece| passed.push(piece));
             assert_eq!(pushed, Err(Unreadable), "{body:?}");
@@ -322,7 +329,7 @@ mod tests {
 
     #[test]
     fn an_empty_message_is_of_watch_0() {
-        let mut without = WithoutWatches::from_here(&StreamScan::default());
+        let mut without = WithoutWatches::from_here(MessagePosition::Between);
         assert_eq!(pass(&mut without, &[0; 10], 3), [0; 10]);
         without.add(0);
         assert!(pass(&mut without, &[0; 10], 3).is_empty());

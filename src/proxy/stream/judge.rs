@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::watches::{WATCH_DENIED, cancel_of};
 use super::{Ended, Stream};
-use crate::audit::Outcome;
+use crate::audit::{Outcome, Unavailable};
 use crate::etcd::response::WithoutWatches;
 use crate::etcd::{Rpc, Touches};
 use crate::policy::{Cause, permit_cancel_watch};
@@ -17,6 +17,7 @@ use crate::proxy::acting::record_step;
 use crate::proxy::authorize::no_longer_allowed;
 use crate::proxy::connection::Client;
 use crate::proxy::ending::Ending;
+use crate::proxy::refuse::audit_unavailable;
 
 /// A watch that is allowed no more.
 pub(super) struct CutWatch {
@@ -46,7 +47,7 @@ impl Stream {
             self.answers.push_back(cancel_of(self.header, watch.id, WATCH_DENIED));
         }
         for watch in cut {
-            self.end_watch(&watch).await;
+            self.end_watch(&watch).await?;
         }
         Ok(())
     }
@@ -54,28 +55,33 @@ impl Stream {
     /// No event of a watch goes any further.
     pub(super) fn stop(&mut self, id: i64) {
         self.core.metrics.count_cut_watches("rule_removed", 1);
-        let without = self.without.get_or_insert_with(|| WithoutWatches::from_here(&self.scan));
+        let position = self.position;
+        let without = self.without.get_or_insert_with(|| WithoutWatches::from_here(position));
         without.add(id);
     }
 
-    /// Records that a watch was ended, and has etcd end it. Whatever comes of both, it is stopped already.
-    pub(super) async fn end_watch(&mut self, watch: &CutWatch) {
+    /// Records that a watch was ended, and has etcd end it; it is stopped already. Where it cannot be recorded all of the
+    /// stream ends, or etcd would go on for a watch that nobody has.
+    pub(super) async fn end_watch(&mut self, watch: &CutWatch) -> Result<(), Ended> {
         let call = self.call.step(self.core.next_step());
         let asking = self.asking(call, 0);
-        if asking.record_end(Rpc::Watch, &watch.touches, watch.cause).await.is_err() {
-            tracing::warn!("the end of a watch found no room in the audit log");
-        }
+        let recorded = asking.record_end(Rpc::Watch, &watch.touches, watch.cause).await;
+        recorded.map_err(unrecorded)?;
         let call = self.call.step(self.core.next_step());
         let ends = Instant::now() + self.core.limits.call_timeout;
         let permit = permit_cancel_watch(watch.id);
         let share = &self.client.queue_share;
-        let Ok(recorded) = record_step(&self.core, share, call, &permit, ends).await else {
-            return;
-        };
-        let Some((outgoing, _)) = &mut self.etcd else { return };
+        let recorded = record_step(&self.core, share, call, &permit, ends).await;
+        let recorded = recorded.map_err(unrecorded)?;
+        let Some((outgoing, _)) = &mut self.etcd else { return Ok(()) };
         // A stream that is gone has ended the watch as well.
         let sent = outgoing.send(&permit, &recorded, call).is_ok();
         let fault = (!sent).then_some("broken");
         recorded.finish(Outcome { status: sent.then_some(0), fault, ..Outcome::default() });
+        Ok(())
     }
+}
+
+fn unrecorded(Unavailable: Unavailable) -> Ended {
+    Ended::Told(audit_unavailable(), "audit_unavailable")
 }

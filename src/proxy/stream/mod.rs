@@ -30,7 +30,7 @@ use super::refuse::{forward_failed, shutting_down, timed_out};
 use crate::audit::event::StreamEnd;
 use crate::audit::{CallId, Recorded};
 use crate::etcd::Touches;
-use crate::etcd::response::{Header, StreamScan, WithoutWatches};
+use crate::etcd::response::{Header, MessagePosition, StreamScan, WithoutWatches};
 use crate::grpc::{MessageSplitter, Status};
 use crate::upstream::{ForwardError, Incoming, Next, Outgoing};
 use watches::Watches;
@@ -68,6 +68,8 @@ struct Stream {
     /// Whose turn it is to be asked first.
     client_first: bool,
     watches: Watches,
+    /// Where etcd's bytes stood before those in hand.
+    position: MessagePosition,
     /// There are watches whose events go no further.
     without: Option<WithoutWatches>,
     scan: StreamScan,
@@ -79,8 +81,8 @@ struct Stream {
 /// A message that etcd has been sent.
 struct Unanswered {
     recorded: Recorded,
-    /// What it touches, when it is a watch that is to begin.
-    watch: Option<Touches>,
+    /// What it touches, when it is a watch that is to begin, and whether its ID is of the client's choice.
+    watch: Option<(Touches, bool)>,
 }
 
 /// Why a stream ends before etcd ends it.
@@ -105,24 +107,26 @@ type PollSide<S> = fn(&mut S, &mut Context<'_>) -> Poll<Result<Turn, Ended>>;
 
 /// Serves one stream to its end.
 pub(super) async fn serve(
-    client: &Rc<Client>,
+    client: Rc<Client>,
     call: CallId,
     head: Head,
     requests: RecvStream,
     respond: SendResponse<Bytes>,
 ) {
-    let core = &client.core;
+    let core = Rc::clone(&client.core);
+    let judgements = Judgements::after(&client);
     let deadline = deadline(Instant::now(), head.rpc, &head.metadata, core.limits.call_timeout);
     let head_share = Rc::clone(&head.identified.share);
     let mut stream = Stream {
-        core: Rc::clone(core),
+        header: core.last_header.get(),
+        splitter: MessageSplitter::new(core.limits.request_bytes),
+        core,
         ends: deadline,
-        client: Rc::clone(client),
+        client,
         draining: false,
         call,
         head,
         requests,
-        splitter: MessageSplitter::new(core.limits.request_bytes),
         requests_ended: false,
         respond,
         responses: None,
@@ -133,16 +137,16 @@ pub(super) async fn serve(
         outbox: Outbox::default(),
         client_first: false,
         watches: Watches::new(&head_share),
+        position: MessagePosition::Between,
         without: None,
         scan: StreamScan::default(),
-        header: core.last_header.get(),
         end: StreamEnd::default(),
         end_is_recorded: false,
     };
     let ended = tokio::select! {
         // First, so that a message in hand ends with a record of its own.
         biased;
-        ended = stream.run(Judgements::after(client)) => ended,
+        ended = stream.run(judgements) => ended,
         () = sleep_until(deadline) => {
             let (status, fault) = timed_out();
             Err(Ended::Told(status, fault))

@@ -2,10 +2,13 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
+use prost::Message as _;
 
 use super::watches::{TOO_MANY_WATCHES, WATCH_DENIED, WATCH_RANGE_EMPTY, answer_to_create, kept};
 use super::{Ended, Stream, Unanswered};
 use crate::audit::{CallId, Outcome, Recorded};
+use crate::etcd::pb::etcdserverpb::WatchRequest;
+use crate::etcd::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::etcd::response::Header;
 use crate::etcd::touch::InvalidRequest;
 use crate::etcd::{CanonicalRequest, Malformed, Rpc, Touch, Touches};
@@ -98,6 +101,8 @@ impl Stream {
                     return Err(Ended::by_etcd(error));
                 }
                 if creates || rpc == Rpc::LeaseKeepAlive {
+                    let is_named = creates && names_its_id(permit.body());
+                    let watch = watch.map(|touches| (touches, is_named));
                     self.unanswered.push_back(Unanswered { recorded, watch });
                 } else {
                     // etcd need not answer a cancel or a progress request: it was sent.
@@ -202,4 +207,10 @@ impl Stream {
                 .map_or(Ended::ClientGone, |status| Ended::Told(status, refusal.reason())),
         }
     }
+}
+
+/// Whether a create brings the ID of its watch; without one etcd picks it. What cannot be read may have one.
+fn names_its_id(body: &[u8]) -> bool {
+    let request = WatchRequest::decode(body).ok().and_then(|request| request.request_union);
+    !matches!(request, Some(RequestUnion::CreateRequest(create)) if create.watch_id == 0)
 }

@@ -11,7 +11,7 @@ use super::judge::CutWatch;
 use super::watches::{WATCH_DENIED, cancel_of};
 use super::{Ended, Stream, Unanswered};
 use crate::audit::{Event, Outcome};
-use crate::etcd::response::{Header, MessageFacts, Piece, ResponseFacts};
+use crate::etcd::response::{Header, MessageFacts, MessagePosition, Piece, ResponseFacts};
 use crate::etcd::{Rpc, Touches};
 use crate::grpc::{Code, Status};
 use crate::proxy::authorize::{no_longer_allowed, record};
@@ -25,12 +25,18 @@ impl Stream {
     /// Bytes of etcd's messages: the facts of those that end here, then on to the client.
     pub(super) async fn response(&mut self, chunk: Bytes) -> Result<(), Ended> {
         let mut told: SmallVec<[MessageFacts; 4]> = SmallVec::new();
+        self.position = self.scan.position();
         self.scan.push(&chunk, |facts| told.push(facts));
         if told.iter().any(|facts| facts.created && facts.canceled) {
             self.check_token().await?;
         }
+        // The first that ends here may have begun in bytes that the client has.
+        let mut has_passed = match &self.without {
+            Some(without) => without.is_passing(),
+            None => self.position != MessagePosition::Between,
+        };
         for facts in told {
-            self.note(facts).await?;
+            self.note(facts, std::mem::take(&mut has_passed)).await?;
         }
         let bytes = chunk.len();
         self.end.response_bytes += bytes as u64;
@@ -38,13 +44,14 @@ impl Stream {
         if self.without.is_some() {
             return self.pass_without(chunk);
         }
+        self.position = self.scan.position();
         let (client, outbox) = self.open_responses()?;
         let taken = outbox.push(chunk, client).map_err(|_| Ended::ClientGone)?;
         self.release(taken)
     }
 
-    /// One of etcd's messages has come.
-    async fn note(&mut self, facts: MessageFacts) -> Result<(), Ended> {
+    /// One of etcd's messages has come; a part of it may have gone on already.
+    async fn note(&mut self, facts: MessageFacts, has_passed: bool) -> Result<(), Ended> {
         self.end.responses += 1;
         if facts.header != Header::default() {
             self.header = facts.header;
@@ -61,8 +68,8 @@ impl Stream {
                 facts: ResponseFacts { revision, ..ResponseFacts::default() },
                 ..Outcome::default()
             });
-            if let Some(touches) = watch {
-                return self.begin_watch(facts, touches).await;
+            if let Some(watch) = watch {
+                return self.begin_watch(facts, watch, has_passed).await;
             }
         }
         if facts.canceled && !facts.created {
@@ -72,26 +79,33 @@ impl Stream {
     }
 
     /// etcd has answered a create, which was allowed when it was sent.
-    async fn begin_watch(&mut self, facts: MessageFacts, touches: Touches) -> Result<(), Ended> {
+    async fn begin_watch(
+        &mut self,
+        facts: MessageFacts,
+        (touches, is_named): (Touches, bool),
+        has_passed: bool,
+    ) -> Result<(), Ended> {
         if facts.canceled {
             self.watches.take_back(&touches);
             return Ok(());
         }
-        if self.without.as_ref().is_some_and(|without| without.stops(facts.id)) {
-            // What etcd still keeps of the watch that had this ID would reach the client by the new one.
+        let id = facts.id;
+        let cause = no_longer_allowed(&self.head.identified, &touches);
+        let is_stopped = self.without.as_ref().is_some_and(|without| without.stops(id));
+        let begun = self.watches.began(id, touches.clone(), is_named);
+        if is_stopped || begun.is_err() {
             let status = Status::new(Code::Unavailable, "ringfence: open another stream");
             return Err(Ended::Told(status, "watch_id_used"));
         }
-        match no_longer_allowed(&self.head.identified, &touches) {
-            None => self.watches.began(facts.id, touches),
-            Some(cause) => {
-                self.watches.take_back(&touches);
-                self.stop(facts.id);
-                self.answer_watch(WATCH_DENIED);
-                self.end_watch(&CutWatch { id: facts.id, touches, cause }).await;
-            }
+        let Some(cause) = cause else { return Ok(()) };
+        self.watches.ended(id);
+        self.stop(id);
+        if has_passed {
+            self.answers.push_back(cancel_of(self.header, id, WATCH_DENIED));
+        } else {
+            self.answer_watch(WATCH_DENIED);
         }
-        Ok(())
+        self.end_watch(&CutWatch { id, touches, cause }).await
     }
 
     /// Passes on what is not of a watch that was stopped; our own answers go where a message ends.
@@ -99,6 +113,7 @@ impl Stream {
         let mut pieces = Vec::new();
         let Some(without) = &mut self.without else { return Ok(()) };
         let passed = without.push(chunk, &mut |piece| pieces.push(piece));
+        self.position = self.scan.position();
         if passed.is_err() {
             return Err(Ended::by_etcd(ForwardError::Unreadable));
         }

@@ -1,6 +1,6 @@
 //! The watches of one stream: how many live, and what a create is told that etcd does not get to see.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -29,11 +29,24 @@ pub(super) struct Watches {
     share: WatchShare,
     /// What those touch that etcd has made and not ended, by ID: no more than `share` counts.
     live: HashMap<i64, Touches>,
+    /// The IDs that the client named for watches that are over.
+    over: HashSet<i64>,
+    /// The highest that etcd has picked itself: it never picks one twice.
+    highest_picked: i64,
 }
+
+/// The most IDs of a client's own that are remembered; with more it is to open another stream.
+const OVER_MAX: usize = 10_000;
+
+/// The ID was in use before on this stream. etcd sends news of an ended watch over another channel than answers, in no
+/// order: they could be taken for news of the one that has its ID now.
+#[derive(Debug)]
+pub(super) struct UsedBefore;
 
 impl Watches {
     pub(super) fn new(share: &Rc<Share>) -> Self {
-        Self { share: WatchShare::new(share), live: HashMap::new() }
+        let (live, over) = (HashMap::new(), HashSet::new());
+        Self { share: WatchShare::new(share), live, over, highest_picked: -1 }
     }
 
     /// Counts one more; false when the principal has too many, or too much of their keys would have to be kept.
@@ -46,11 +59,23 @@ impl Watches {
         self.share.remove(key_bytes(touches));
     }
 
-    /// etcd has made one.
-    pub(super) fn began(&mut self, id: i64, touches: Touches) {
-        if let Some(before) = self.live.insert(id, touches) {
-            self.take_back(&before);
+    /// etcd has made one; the client may have named its ID.
+    pub(super) fn began(
+        &mut self,
+        id: i64,
+        touches: Touches,
+        is_named: bool,
+    ) -> Result<(), UsedBefore> {
+        let is_used = self.over.contains(&id) || (is_named && id <= self.highest_picked);
+        if is_used || self.over.len() >= OVER_MAX || self.live.contains_key(&id) {
+            self.take_back(&touches);
+            return Err(UsedBefore);
         }
+        if !is_named {
+            self.highest_picked = self.highest_picked.max(id);
+        }
+        self.live.insert(id, touches);
+        Ok(())
     }
 
     /// etcd has ended one; it counts once: of a watch that began before the compacted revision etcd says that it is
@@ -58,6 +83,9 @@ impl Watches {
     pub(super) fn ended(&mut self, id: i64) {
         if let Some(touches) = self.live.remove(&id) {
             self.take_back(&touches);
+            if id > self.highest_picked {
+                self.over.insert(id);
+            }
         }
     }
 

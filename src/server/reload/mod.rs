@@ -2,6 +2,7 @@
 //! all. What is in force stays so until something better is there.
 
 mod revocation;
+mod still;
 
 pub(super) use revocation::Lists;
 
@@ -16,13 +17,16 @@ use super::generation::Generation;
 use super::manager::Manager;
 use crate::audit::Recorder;
 use crate::clock;
-use crate::config::{self, Config, Fixed, Loaded, Look, Named, Reload};
+use crate::config::{self, Config, Fixed, Loaded, Named, Reload};
 use crate::document::{Problem, Severity};
 use crate::metrics::{Metrics, ReloadUnit};
+use still::Still;
 
 /// How often files are looked at. A file that has changed has to stand still for as long before it is read: who writes
 /// a policy in place must not have half of it in force.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// A thread that reads and is not seen for so long hangs, or has died.
+const STANDS_AFTER: Duration = Duration::from_secs(60);
 /// The most problems of a reload that are told one by one.
 const PROBLEMS_TOLD_MAX: usize = 20;
 
@@ -42,12 +46,14 @@ pub(super) struct State(Arc<Mutex<Failures>>);
 struct Failures {
     config: Option<String>,
     lists: Option<String>,
+    /// When the thread that reads was seen last.
+    seen: Option<Instant>,
 }
 
 impl State {
     /// What `/readyz?verbose` says of it.
     pub(super) fn notes(&self, generation: u64) -> Vec<String> {
-        let Failures { config, lists } = self.failures().clone();
+        let Failures { config, lists, .. } = self.failures().clone();
         let config = match config {
             None => format!("[+] config: generation {generation}"),
             Some(why) => format!("[!] config: generation {generation} goes on: {why}"),
@@ -56,7 +62,18 @@ impl State {
             None => "[+] revocation: ok".to_owned(),
             Some(why) => format!("[!] revocation: what counted goes on: {why}"),
         };
-        vec![config, lists]
+        let stands = self.stands().map(|seconds| {
+            format!(
+                "[!] reload: files have not been looked at for {seconds} seconds; restart ringfence"
+            )
+        });
+        [config, lists].into_iter().chain(stands).collect()
+    }
+
+    /// For how many seconds the thread that reads has not been seen, if that is too long.
+    pub(super) fn stands(&self) -> Option<u64> {
+        let since = self.failures().seen?.elapsed();
+        (since > STANDS_AFTER).then_some(since.as_secs())
     }
 
     /// What the service manager shows of it.
@@ -110,22 +127,20 @@ pub(super) fn start(reloader: Reloader) -> std::io::Result<Sender<Command>> {
 #[derive(Debug)]
 pub(super) struct Files {
     named: Named,
-    seen: Look,
-    /// Something has changed since they were read, and is to stand still first.
-    is_due: bool,
+    still: Still,
 }
 
 impl Files {
     /// Begins with what a config that is in force was read from.
     pub(super) fn new(named: Named) -> Self {
         // What changes while it is read looks different from then on.
-        Self { is_due: false, seen: named.as_read(), named }
+        Self { still: Still::new(named.as_read()), named }
     }
 
     /// Looks at those of a config that is not in force, too.
     fn extend(&mut self, named: Named) {
+        self.still.overlay(named.as_read());
         self.named.extend(named);
-        self.seen = self.named.as_read();
     }
 }
 
@@ -149,6 +164,7 @@ impl Reloader {
         let read = Instant::now();
         let mut waiting = Waiting { read, lacks_a_half: None, is_asked: false, told };
         loop {
+            self.state.failures().seen = Some(Instant::now());
             match commands.recv_timeout(LOOK_EVERY) {
                 Ok(Command::Reload) => {
                     waiting.is_asked = true;
@@ -166,7 +182,7 @@ impl Reloader {
     /// over, whatever came of it.
     fn tell(&self, waiting: &mut Waiting) {
         let status = self.status();
-        let is_over = waiting.lacks_a_half.is_none() && !self.files.is_due;
+        let is_over = waiting.lacks_a_half.is_none() && !self.files.still.is_due();
         if waiting.is_asked && is_over {
             waiting.is_asked = false;
             self.manager.ready(&status);
@@ -181,14 +197,11 @@ impl Reloader {
     }
 
     fn look(&mut self, waiting: &mut Waiting, now: Instant) {
+        let mut is_ready = self.files.still.is_due();
         if self.when.watches_files {
             // First: what is revoked must not wait for anything.
-            self.look_at_lists();
-            let look = self.files.named.look();
-            if look != self.files.seen {
-                (self.files.seen, self.files.is_due) = (look, true);
-                return;
-            }
+            self.look_at_lists(now);
+            is_ready = self.files.still.is_ready(self.files.named.look(), now);
         }
         let since = now.duration_since(waiting.read);
         let is_time = self.when.every.is_some_and(|every| since >= every);
@@ -196,14 +209,14 @@ impl Reloader {
         if is_time {
             self.read_lists();
         }
-        if self.files.is_due || is_time || gives_up {
+        if is_ready || is_time || gives_up {
             self.read(waiting, now);
         }
     }
 
     fn read(&mut self, waiting: &mut Waiting, now: Instant) {
         waiting.read = now;
-        self.files.is_due = false;
+        self.files.still.is_read();
         let revoked = Arc::clone(&self.generations.borrow().revocation);
         let Loaded { config, named, lacks_a_half } =
             config::load_again(&self.path, clock::since_epoch(), Some(&revoked));
@@ -225,7 +238,7 @@ impl Reloader {
                 if is_still {
                     self.adopt(config);
                 } else {
-                    self.files.is_due = true;
+                    self.files.still.is_asked(now);
                 }
             }
         }
@@ -251,7 +264,7 @@ impl Reloader {
             return self.fail(&changes);
         }
         for warning in &config.warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!("{}", one_line(warning));
         }
         let when = config.reload;
         let (identities, rules) = config.policy.size();
@@ -263,6 +276,10 @@ impl Reloader {
                 return self.note_failure(error.to_string());
             }
         };
+        if let Some(why) = ends_service(&before, &generation, clock::since_epoch()) {
+            tracing::error!("{why}; the config is not in force, the one before goes on");
+            return self.note_failure(why);
+        }
         self.when = when;
         let number = generation.number;
         self.recorder.record_generation(number, identities, rules);
@@ -301,4 +318,19 @@ impl Reloader {
 /// A problem on one line, whatever a file is called.
 fn one_line(problem: &Problem) -> String {
     problem.to_string().replace("\n  hint: ", "; ").replace(char::is_control, "?")
+}
+
+/// A certificate that has expired must not take the place of one that has not: nobody would get in.
+fn ends_service(before: &Generation, after: &Generation, now: Duration) -> Option<String> {
+    let now_seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let is_over = |generation: &Generation, setting: &str| {
+        let mut own = generation.own_certificates.iter();
+        own.any(|one| one.setting == setting && one.not_after_seconds < now_seconds)
+    };
+    let settings = ["client.certificate", "upstream.certificate"].into_iter();
+    let mut ended = settings.filter(|of| is_over(after, of) && !is_over(before, of));
+    let setting = ended.next()?;
+    Some(format!(
+        "error: the certificate of `{setting}` has expired, and the one in force has not; put a fresh one there"
+    ))
 }

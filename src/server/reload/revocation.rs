@@ -2,61 +2,61 @@
 //! broken: a typo in a policy must not hold up a revocation.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::super::generation::Generation;
+use super::still::Still;
 use super::{PROBLEMS_TOLD_MAX, Reloader, one_line};
 use crate::clock;
 use crate::config::{LoadedRevocation, Look};
-use crate::document::Severity;
+use crate::document::{Problem, Severity};
 use crate::metrics::ReloadUnit;
+use crate::tls::revocation::GOES_ON;
 
 /// How the files of lists looked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::server) struct Lists {
-    seen: Look,
-    is_due: bool,
+    still: Still,
     /// How often they were put in force.
     number: u64,
 }
 
 impl Lists {
-    /// Begins with those of the generation in force.
+    /// Begins with those of the generation in force. They were read some time ago, so they are read again.
     pub(in crate::server) fn new(generation: &Generation) -> Self {
-        Self { seen: generation.revocation_files.named().look(), is_due: false, number: 1 }
+        let mut lists = Self { still: Still::new(Look::default()), number: 1 };
+        lists.follow(generation);
+        lists
     }
 
-    /// Another generation may name others.
+    /// Another generation may name others, or none.
     pub(super) fn follow(&mut self, generation: &Generation) {
-        let look = generation.revocation_files.named().look();
-        if look != self.seen {
-            (self.seen, self.is_due) = (look, true);
-        }
+        self.still = Still::new(generation.revocation_files.named().look());
+        self.still.is_asked(Instant::now());
     }
 }
 
 impl Reloader {
     /// Reads them when they have changed and stand still.
-    pub(super) fn look_at_lists(&mut self) {
-        let files = self.generations.borrow().revocation_files.clone();
-        let look = files.named().look();
-        if look != self.lists.seen {
-            (self.lists.seen, self.lists.is_due) = (look, true);
-        } else if self.lists.is_due {
+    pub(super) fn look_at_lists(&mut self, now: Instant) {
+        let look = self.generations.borrow().revocation_files.named().look();
+        if self.lists.still.is_ready(look, now) {
             self.read_lists();
         }
     }
 
     /// Reads them, and puts in force what is new.
     pub(super) fn read_lists(&mut self) {
-        self.lists.is_due = false;
+        self.lists.still.is_read();
         let before = Arc::clone(&self.generations.borrow());
-        if before.revocation_files.is_empty() {
-            return;
-        }
         let now = clock::since_epoch();
         let LoadedRevocation { revocation, problems, .. } =
             before.revocation_files.load(Some(&before.revocation), now);
-        let failure = problems.first().map(one_line);
+        // A warning is a failure only where something old has to stand in for what the files say.
+        let fails = |problem: &&Problem| {
+            problem.severity == Severity::Error || problem.what.contains(GOES_ON)
+        };
+        let failure = problems.iter().find(fails).map(one_line);
         for problem in problems.iter().take(PROBLEMS_TOLD_MAX) {
             let told = one_line(problem);
             match problem.severity {
@@ -77,6 +77,9 @@ impl Reloader {
         match &failure {
             Some(_) => self.metrics.note_failed_reload(ReloadUnit::Revocation),
             None => self.metrics.note_reload(ReloadUnit::Revocation, self.lists.number, now),
+        }
+        if failure.is_none() && self.state.failures().lists.is_some() {
+            tracing::info!("what is revoked is what the files say again");
         }
         self.state.set_lists(failure);
     }

@@ -9,7 +9,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::X509Certificate;
 
-use super::{Fault, Named, Revocation, files, is_literal, is_named, location, report, shown, twin};
+use super::{
+    Fault, GOES_ON, Named, Revocation, files, is_literal, is_named, location, report, shown, twin,
+};
 use crate::chain::from_hex;
 use crate::document::{Location, Problems};
 use crate::regular_file;
@@ -61,8 +63,14 @@ impl Denied {
     ) -> Self {
         let before = previous.map(|previous| previous.denied.files.as_slice()).unwrap_or_default();
         let mut loaded: Vec<DenyFile> = Vec::new();
-        let mut count = 0_usize;
-        for (named, path) in files(named, problems) {
+        // What is gone and goes on counting takes room as well: files that come and go must not grow without end.
+        let there: Vec<(&Named, &Path)> = files(named, problems);
+        let is_gone = |file: &&DenyFile| {
+            is_named(named, &file.path, &file.pattern)
+                && !there.iter().any(|(_, path)| *path == file.path)
+        };
+        let mut count: usize = before.iter().filter(is_gone).map(|file| file.entries.len()).sum();
+        for (named, path) in there.iter().copied() {
             let known = before.iter().find(|file| file.path == path);
             let room = ENTRIES_MAX.saturating_sub(count);
             let file = match read(path, authorities, room, known) {
@@ -86,7 +94,7 @@ impl Denied {
             let is_unknown =
                 named.iter().any(|named| named.is_unknown && named.pattern == gone.pattern);
             if !is_unknown && !gone.entries.is_empty() {
-                let what = format!("`{}` is gone; what it denied stays so", gone.path.display());
+                let what = format!("`{}` is gone; what it denied {GOES_ON}", gone.path.display());
                 let hint = "put it back, empty but for a comment if need be; or name it no longer, or restart";
                 problems.warning(&location(&gone.path, 0), what, hint);
             }

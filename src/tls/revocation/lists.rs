@@ -8,11 +8,16 @@ use std::time::Duration;
 
 use super::super::material::Authority;
 use super::list::{self, List, Place, Signer};
-use super::{Fault, Mode, Named, Revocation, files, is_literal, is_named, location, report};
+use super::{
+    Fault, GOES_ON, Mode, Named, Revocation, files, is_literal, is_named, location, report,
+};
 use crate::document::Problems;
 
 /// The most bytes of all lists of one CA.
 const LISTS_BYTES_MAX: usize = 64 << 20;
+
+/// The most lists of one CA.
+const LISTS_MAX: usize = 1000;
 
 /// The revocation lists of one named CA.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +146,14 @@ impl<'a> Intake<'a> {
         }
     }
 
+    /// What was in force before counts as well: files that come and go must not make a list without end.
     fn within_bounds(&mut self, lists: Vec<List>) -> Result<Vec<List>, Vec<Fault>> {
+        let is_new =
+            |list: &&List| !self.in_force.iter().any(|known| known.list.scope == list.scope);
+        if self.in_force.len() + lists.iter().filter(is_new).count() > LISTS_MAX {
+            let what = format!("more than {LISTS_MAX} lists of this CA are in force");
+            return Err(vec![Fault::new(0, what, "take away what is not its own, and restart")]);
+        }
         let bytes: usize = lists.iter().map(|list| list.der.len()).sum();
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes <= LISTS_BYTES_MAX {
@@ -195,9 +207,10 @@ impl<'a> Intake<'a> {
             None => "without a number".to_owned(),
         };
         let what = format!(
-            "the list of `{}`, {}, is not newer than the one that counts, {}",
+            "the list of `{}`, {}, is not newer than the one that {}, {}",
             older.issuer,
             number(older),
+            if is_found { "counts" } else { GOES_ON },
             number(newer)
         );
         let hint = if is_found {
@@ -224,7 +237,7 @@ impl<'a> Intake<'a> {
                 ("is gone with", "put it back; to let it go, restart, or name the file no longer")
             };
             let what = format!(
-                "`{}` {what} the list of `{}`, which goes on counting",
+                "`{}` {what} the list of `{}`, which {GOES_ON}",
                 path.display(),
                 list.issuer
             );
@@ -246,7 +259,7 @@ impl<'a> Intake<'a> {
         {
             let meaning = match mode {
                 Mode::Hard => "every certificate that it covers is refused",
-                Mode::Soft => "it goes on counting, and what was revoked since is accepted",
+                Mode::Soft => "it still counts, and what was revoked since is accepted",
             };
             let what = format!("the list of `{}` is past its next update: {meaning}", list.issuer);
             self.problems.warning(&list.location, what, "put a newer one there");

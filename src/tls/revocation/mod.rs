@@ -6,6 +6,7 @@
 mod deny;
 mod list;
 mod lists;
+mod revoked;
 #[cfg(test)]
 mod tests;
 mod twin;
@@ -13,6 +14,7 @@ mod twin;
 pub use deny::Denied;
 pub use list::List;
 pub use lists::Lists;
+pub(in crate::tls) use revoked::Revoked;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,9 @@ pub struct Named {
     /// Whether it was reported that it could not be looked into. Nothing is said of its files, then.
     pub is_unknown: bool,
 }
+
+/// What a warning says when something from before stands in for what a file should say.
+pub const GOES_ON: &str = "goes on counting";
 
 /// Everything that says that certificates no longer count. It never changes; a newer one takes its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -154,7 +159,7 @@ fn report(problems: &Problems, path: &Path, faults: &[Fault], goes_on: bool) {
     for fault in faults {
         let location = location(path, fault.line);
         if goes_on {
-            let what = format!("{}; what the file said before goes on counting", fault.what);
+            let what = format!("{}; what the file said before {GOES_ON}", fault.what);
             problems.warning(&location, what, fault.hint);
         } else {
             problems.error(&location, fault.what.as_str(), fault.hint);

@@ -124,7 +124,10 @@ fn an_older_list_takes_nothing_back() {
         world.write("a.crl", older);
         let (revocation, said) = world.load(Some(&before));
         assert!(said.starts_with("warning: a.crl:1: the list of `"), "{said}");
-        assert!(said.contains("is not newer than the one that counts, number 2"), "{said}");
+        assert!(
+            said.contains("is not newer than the one that goes on counting, number 2"),
+            "{said}"
+        );
         world.refuses(&revocation, &leaf(5, &ca), &REVOKED);
     }
     world.write("a.crl", list(&ca, 3, (-1, 7), &[6]));
@@ -320,4 +323,29 @@ fn a_list_of_a_part_of_the_certificates_counts_for_that_part() {
     world.write("a2.crl", part(2, CrlScope::CaCertsOnly, &[7]));
     let (revocation, _) = world.load(Some(&revocation));
     world.refuses(&revocation, &chain, &REVOKED);
+}
+
+/// The attack: a newer list of another part, or a whole one that lacks the entry, was asked instead.
+#[test]
+fn what_one_list_revokes_no_other_lets_in() {
+    let ca = root("a");
+    let part = |number: u64, uri: &str, serials: &[u64]| {
+        let mut params = params(number, (-1, 7), serials);
+        let distribution_point = CrlDistributionPoint { uris: vec![uri.to_owned()] };
+        params.issuing_distribution_point =
+            Some(CrlIssuingDistributionPoint { distribution_point, scope: None });
+        params.signed_by(&ca).unwrap().pem().unwrap()
+    };
+    let world = World::new(&[("a", &[&ca], Some(Mode::Hard))]);
+    world.write("a1.crl", part(1, "http://a.example/1", &[5]));
+    let (revocation, _) = world.load(None);
+    world.refuses(&revocation, &leaf(5, &ca), &REVOKED);
+    world.write("a2.crl", part(9, "http://a.example/2", &[6]));
+    let (revocation, _) = world.load(Some(&revocation));
+    world.refuses(&revocation, &leaf(5, &ca), &REVOKED);
+    world.refuses(&revocation, &leaf(6, &ca), &REVOKED);
+    world.write("a3.crl", list(&ca, 99, (0, 7), &[]));
+    let (revocation, _) = world.load(Some(&revocation));
+    world.refuses(&revocation, &leaf(5, &ca), &REVOKED);
+    world.accepts(&revocation, &leaf(7, &ca));
 }
