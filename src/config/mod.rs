@@ -51,7 +51,7 @@ pub struct Config {
     pub authorities: Vec<Authority>,
     /// Which files say what is revoked; to be read again while the rest stays.
     pub revocation_files: RevocationFiles,
-    /// What they said at the start.
+    /// What they said, with what goes on counting from before.
     pub revocation: Arc<Revocation>,
     /// How etcd is reached.
     pub upstream: upstream::Config,

@@ -39,16 +39,6 @@ pub struct LoadedRevocation {
     /// What is wrong. After an error something does not count that should: who starts does not start with it. With
     /// warnings only, what counted before goes on counting.
     pub problems: Vec<Problem>,
-    /// Every file that was looked at.
-    pub read: Vec<PathBuf>,
-}
-
-impl LoadedRevocation {
-    /// Whether something does not count that should.
-    #[must_use]
-    pub fn has_errors(&self) -> bool {
-        self.problems.iter().any(|problem| problem.severity == Severity::Error)
-    }
 }
 
 impl RevocationFiles {
@@ -56,12 +46,8 @@ impl RevocationFiles {
     #[must_use]
     pub fn load(&self, previous: Option<&Revocation>, now: Duration) -> LoadedRevocation {
         let problems = Problems::default();
-        let mut read = Vec::new();
-        let mut find_all = |patterns: &[Located<String>]| {
-            let found = patterns.iter().map(|pattern| find(&self.folder, pattern, &problems));
-            let found: Vec<Named> = found.collect();
-            read.extend(found.iter().flat_map(|named| named.paths.iter().cloned()));
-            found
+        let find_all = |patterns: &[Located<String>]| -> Vec<Named> {
+            patterns.iter().map(|pattern| find(&self.folder, pattern, &problems)).collect()
         };
         let mut lists = Vec::new();
         for files in &self.lists {
@@ -70,10 +56,8 @@ impl RevocationFiles {
             lists.push(Lists::load(authority, &named, previous, now, &problems));
         }
         let denied = Denied::load(&self.names, &find_all(&self.deny), previous, &problems);
-        read.sort();
-        read.dedup();
         let revocation = Revocation::new(lists, denied);
-        LoadedRevocation { revocation, problems: problems.into_sorted(), read }
+        LoadedRevocation { revocation, problems: problems.into_sorted() }
     }
 
     /// How to notice that they have to be read again.
@@ -85,7 +69,9 @@ impl RevocationFiles {
         }
         named
     }
+}
 
+impl RevocationFiles {
     /// Whether the config names any.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

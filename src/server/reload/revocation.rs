@@ -50,7 +50,7 @@ impl Reloader {
         self.lists.still.is_read();
         let before = Arc::clone(&self.generations.borrow());
         let now = clock::since_epoch();
-        let LoadedRevocation { revocation, problems, .. } =
+        let LoadedRevocation { revocation, problems } =
             before.revocation_files.load(Some(&before.revocation), now);
         // A warning is a failure only where something old has to stand in for what the files say.
         let fails = |problem: &&Problem| {
