@@ -171,14 +171,16 @@ fn files_that_are_read_again_take_nothing_back() {
     let (files, first) = (&config.revocation_files, &*config.revocation);
     let again = files.load(Some(first), now);
     assert_eq!((&again.revocation, again.problems.len()), (first, 0));
-    let expected = ["deny.d/a.txt", "deny.d/b.txt", "pki/tenants-ca.crl"];
-    assert_eq!(again.read, expected.map(|file| folder.path(file)));
     fs::remove_file(folder.path("pki/tenants-ca.crl")).unwrap();
     fs::remove_dir_all(folder.path("deny.d")).unwrap();
     let again = files.load(Some(first), now);
     assert_eq!(&again.revocation, first);
-    assert!(again.problems.len() == 2 && !again.has_errors(), "{:?}", again.problems);
+    assert!(again.problems.len() == 2 && !has_errors(&again), "{:?}", again.problems);
     // A start with that is refused.
     let again = files.load(None, now);
-    assert!(again.has_errors(), "{:?}", again.problems);
+    assert!(has_errors(&again), "{:?}", again.problems);
+}
+
+fn has_errors(loaded: &ringfence::config::LoadedRevocation) -> bool {
+    loaded.problems.iter().any(|problem| problem.severity == ringfence::document::Severity::Error)
 }
