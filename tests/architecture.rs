@@ -16,7 +16,11 @@ const MAP: [(&str, &str, bool); 21] = [
         false,
     ),
     ("server", "config document proxy admin upstream audit tls pki policy metrics clock", false),
-    ("config", "proxy upstream audit sink tls policy document etcd keyed_hash regular_file", false),
+    (
+        "config",
+        "proxy upstream audit sink tls policy identity document etcd keyed_hash regular_file",
+        false,
+    ),
     ("admin", "upstream audit metrics", false),
     ("proxy", "upstream audit tls policy identity grpc etcd metrics clock", false),
     ("upstream", "audit tls policy grpc etcd metrics", false),

@@ -38,6 +38,7 @@ pub(super) struct RawClient {
 pub(super) struct RawAuthority {
     pub(super) name: Option<Located<String>>,
     pub(super) roots: Option<Located<String>>,
+    pub(super) trust_domain: Option<Located<String>>,
     pub(super) lists: RawLists,
 }
 
@@ -184,6 +185,7 @@ fn read_client(table: TableReader<'_>) -> RawClient {
         let authority = RawAuthority {
             name: ca.required_text("name", "the name that identities refer to"),
             roots: ca.required_text("roots", "a file of CA certificates in PEM"),
+            trust_domain: ca.text("trust_domain"),
             lists: read_lists(&ca),
         };
         ca.finish();

@@ -2,7 +2,7 @@
 //! a config are relative to the folder it lies in.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::raw::{ADMIN_LISTEN, Raw, RawClient};
 use super::{Config, raw, users};
 use crate::document::{Document, Located, Location, Problem, Problems, Severity};
 use crate::etcd::StoreVerb;
+use crate::identity::TrustDomain;
 use crate::policy::{Policy, PolicySource};
 use crate::proxy::Advertise;
 use crate::tls::material::{MaterialError, Purpose};
@@ -258,6 +259,26 @@ impl Loader<'_> {
         Some(pair)
     }
 
+    /// What CAs may speak for, by their names.
+    fn trust_domains(&self, raw: &Raw) -> BTreeMap<String, TrustDomain> {
+        let mut domains = BTreeMap::new();
+        for ca in &raw.client.authorities {
+            let Some(text) = &ca.trust_domain else { continue };
+            match TrustDomain::parse(&text.value) {
+                Ok(domain) => drop(domains.insert(ca.shown_name().to_owned(), domain)),
+                Err(error) => {
+                    let what = format!("`{}` {error}", text.value);
+                    self.problems.error(
+                        &text.location,
+                        what,
+                        "for example trust_domain = \"example.org\"",
+                    );
+                }
+            }
+        }
+        domains
+    }
+
     fn authorities(&self, client: &RawClient) -> Vec<Authority> {
         let mut authorities: Vec<Authority> = Vec::new();
         let mut names = BTreeSet::new();
@@ -382,7 +403,8 @@ impl Loader<'_> {
         let identity_connectors = self.identity_connectors(&source, raw);
         let logins = users::load(&source, self);
         let certificate_files = certificates_of_policy(&source).collect();
-        let policy = Policy::compile(source, authorities, self.problems);
+        let policy = Policy::compile(source, authorities, self.problems)
+            .with_trust_domains(self.trust_domains(raw));
         Some(LoadedPolicy { policy, identity_connectors, logins, certificate_files })
     }
 

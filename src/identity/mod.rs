@@ -7,8 +7,10 @@ pub mod certificate;
 pub mod difference;
 pub mod pattern;
 pub mod principal;
+pub mod trust_domain;
 
 pub use certificate::CertificateFacts;
 pub use difference::Difference;
 pub use pattern::{CertificatePattern, Glob};
 pub use principal::{CaptureError, Principal, Variable, is_plain};
+pub use trust_domain::TrustDomain;

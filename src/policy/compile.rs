@@ -11,7 +11,7 @@ use super::upstream::{ActsAs, UpstreamSource};
 use crate::document::{Located, Location, Problems};
 use crate::etcd::{KeyRange, KeyVerb, StoreVerb};
 use crate::identity::{
-    CaptureError, CertificateFacts, CertificatePattern, Glob, Principal, Variable,
+    CaptureError, CertificateFacts, CertificatePattern, Glob, Principal, TrustDomain, Variable,
 };
 
 /// A rule's position in [`Policy::rule_name`]'s table.
@@ -35,6 +35,8 @@ impl RuleId {
 pub struct Policy {
     identities: Vec<Identity>,
     candidates: Candidates,
+    /// What CAs may speak for, where that is bounded, by their names.
+    trust_domains: BTreeMap<String, TrustDomain>,
     /// `role/position (file:line)` per rule.
     rule_names: Vec<Arc<str>>,
 }
@@ -81,6 +83,16 @@ pub enum NoPrincipal {
     /// No identity matches.
     #[error("no identity matches the certificate")]
     NoMatch,
+    /// The CA that vouches speaks for another trust domain.
+    #[error(
+        "the CA `{ca}` speaks for SPIFFE IDs of `{domain}` only, and the certificate has no one such"
+    )]
+    TrustDomain {
+        /// The named CA.
+        ca: String,
+        /// What it speaks for.
+        domain: String,
+    },
     /// More than one matches, and which is meant is in doubt.
     #[error("several identities match the certificate: {0}")]
     Ambiguous(String),
@@ -177,7 +189,13 @@ impl Policy {
             problems.warning(&role.location, what, "name it in the `roles` of an `[[identity]]`");
         }
         let candidates = Candidates::of(identities.iter().map(|identity| &identity.pattern));
-        Self { identities, candidates, rule_names }
+        Self { identities, candidates, trust_domains: BTreeMap::new(), rule_names }
+    }
+
+    /// The same, where CAs vouch for certificates of one trust domain each and for no other.
+    #[must_use]
+    pub fn with_trust_domains(self, trust_domains: BTreeMap<String, TrustDomain>) -> Self {
+        Self { trust_domains, ..self }
     }
 
     /// Who a certificate is that verified under the CA of that name. Exactly one identity must
@@ -190,6 +208,9 @@ impl Policy {
         ca: &str,
         facts: &CertificateFacts,
     ) -> Result<Identification, NoPrincipal> {
+        if let Some(domain) = self.trust_domains.get(ca).filter(|domain| !domain.has(facts)) {
+            return Err(NoPrincipal::TrustDomain { ca: ca.to_owned(), domain: domain.to_string() });
+        }
         let mut candidates: Vec<usize> = self.candidates.positions(facts).collect();
         // In the order of the policy, for whoever reads the names of several.
         candidates.sort_unstable();

@@ -118,3 +118,36 @@ async fn a_certificate_that_expires_ends_its_connection_and_no_other() {
     let ended = "ringfence_connections_ended_total{reason=\"certificate_expired\"} 1";
     wait_for("the end", || ringfence.metrics().contains(ended));
 }
+
+/// A CA of one SPIFFE trust domain signs an ID of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ca_vouches_for_ids_of_its_own_trust_domain_only() {
+    let pki = Pki::make();
+    let etcd = Etcd::start_plain("3.7");
+    let ringfence = Ringfence::start(&pki, &etcd.endpoint());
+    let config = ringfence.file("ringfence.toml");
+    let bound = |domain: &str| {
+        config.replace(
+            "name = \"tenants\"\n",
+            &format!("name = \"tenants\"\ntrust_domain = \"{domain}\"\n"),
+        )
+    };
+    ringfence.replace_file("ringfence.toml", &bound("example.org"));
+    ringfence.wait_for_generation(2);
+    let acme = RawClient::connect(&pki, "acme", ringfence.port).await;
+    let mut stream = acme.stream(WATCH).await;
+    watch(&mut stream, "/tenants/acme/").await;
+    assert!(may_read(&acme, "/tenants/acme/a").await);
+    ringfence.replace_file("ringfence.toml", &bound("elsewhere.example"));
+    ringfence.wait_for_generation(3);
+    let told: WatchResponse = stream.next().await;
+    assert_eq!((told.canceled, told.cancel_reason.as_str()), (true, DENIED), "{told:?}");
+    let again = RawClient::connect(&pki, "acme", ringfence.port).await;
+    assert!(!may_read(&again, "/tenants/acme/a").await);
+    let refused = "speaks for SPIFFE IDs of `elsewhere.example` only";
+    wait_for("the record", || ringfence.audit_text().contains(refused));
+    ringfence.replace_file("ringfence.toml", &bound("Not A Domain"));
+    let failing = "ringfence_reload_failing{unit=\"generation\"}";
+    wait_for("the failure", || ringfence.metric(failing) == 1);
+    assert!(ringfence.log().contains("`Not A Domain` is no trust domain"), "{}", ringfence.log());
+}
