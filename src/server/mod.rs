@@ -145,7 +145,7 @@ async fn run_on_this_thread(
         manager.ready(&state.status(chores.in_force.borrow().number));
     };
     let why = chores.meanwhile(ending::wait(next, &mut signals, serves)).await;
-    tracing::info!(signal = why.name(), "ending: no new connections, open calls may finish");
+    tracing::info!(why = why.name(), "ending: no new connections, open calls may finish");
     manager.stopping(&format!("ends: {}; open calls may finish", why.name()));
     if why.leaves_another() {
         // Who asks on the admin port is to hear the other one.

@@ -283,6 +283,10 @@ impl Reloader {
         self.when = when;
         let number = generation.number;
         self.recorder.record_generation(number, identities, rules);
+        if generation.revocation != before.revocation {
+            let (lists, revoked, denied) = generation.revocation.size();
+            self.recorder.record_revocation(lists, revoked, denied);
+        }
         self.lists.follow(&generation);
         self.generations.send_replace(generation);
         self.state.set(None);
