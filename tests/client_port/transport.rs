@@ -133,7 +133,10 @@ async fn sigterm_drains_and_flushes() {
     let (status, ready) = http_get(ringfence.admin_port, "/readyz?verbose").unwrap();
     assert_eq!(
         (status, ready.as_str()),
-        (200, "[+] audit: ok\n[+] upstream: ok\n[+] draining: ok\n[+] config: generation 1\nok\n")
+        (
+            200,
+            "[+] audit: ok\n[+] upstream: ok\n[+] draining: ok\n[+] config: generation 1\n[+] revocation: ok\nok\n"
+        )
     );
     let client = RawClient::connect(&pki, "acme", ringfence.port).await;
     let put = framed(b"\x0a\x0f/tenants/acme/x\x12\x01v");

@@ -30,7 +30,9 @@ impl Writer {
             while !stop.load(Ordering::Relaxed) {
                 turn.tick().await;
                 let key = format!("/hot/{}", revisions.len() % 10);
-                let put = PutRequest { key: key.into(), value: "v".into(), ..Default::default() };
+                // No two are alike.
+                let value = revisions.len().to_string().into();
+                let put = PutRequest { key: key.into(), value, ..Default::default() };
                 let reply = client.unary("/etcdserverpb.KV/Put", &put).await;
                 revisions.push(reply.message::<PutResponse>().header.unwrap().revision);
             }

@@ -10,7 +10,7 @@ use ringfence::etcd::pb::etcdserverpb::RangeRequest;
 use tokio::task::JoinSet;
 
 use crate::load::{Watcher, Writer};
-use crate::support::{RawClient, Ringfence};
+use crate::support::{RawClient, Ringfence, wait_for};
 use crate::{ALONE, POLICY, Scene};
 
 const CALLERS: usize = 32;
@@ -36,6 +36,62 @@ async fn call(client: RawClient, stopping: Arc<AtomicBool>) -> Vec<String> {
     endings
 }
 
+/// `etcdctl watch`, which knows both ringfences.
+struct Etcdctl {
+    child: std::process::Child,
+    output: std::path::PathBuf,
+}
+
+impl Etcdctl {
+    fn watch(scene: &Scene, second: &Ringfence) -> Self {
+        let output = scene.pki.path("etcdctl.out");
+        let ports = [scene.ringfence.port, second.port];
+        let endpoints = ports.map(|port| format!("https://127.0.0.1:{port}")).join(",");
+        let child = std::process::Command::new(scene.etcd.binary("etcdctl"))
+            .args(["watch", "--prefix", "/hot/", "--endpoints", &endpoints])
+            .arg("--cacert")
+            .arg(scene.pki.path("kubernetes-ca.crt"))
+            .arg("--cert")
+            .arg(scene.pki.path("apiserver.crt"))
+            .arg("--key")
+            .arg(scene.pki.path("apiserver.key"))
+            .stdout(std::fs::File::create(&output).unwrap())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, output }
+    }
+
+    /// It picks one of the two: until that is the one that ends.
+    fn watch_through_first(scene: &Scene, second: &Ringfence) -> Self {
+        let watches =
+            "ringfence_requests_total{rpc=\"/etcdserverpb.Watch/Watch\",verdict=\"allow\"}";
+        for _ in 0..20 {
+            let before = scene.ringfence.metric(watches);
+            let etcdctl = Self::watch(scene, second);
+            wait_for("an event at etcdctl", || !etcdctl.values().is_empty());
+            if scene.ringfence.metric(watches) > before {
+                return etcdctl;
+            }
+        }
+        panic!("etcdctl never picks the first of its endpoints");
+    }
+
+    /// The values it has shown: each event is a line with what it was, one with the key, one with the value.
+    fn values(&self) -> Vec<usize> {
+        let text = std::fs::read_to_string(&self.output).unwrap();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().skip(2).step_by(3).map(|value| value.parse().unwrap()).collect()
+    }
+}
+
+impl Drop for Etcdctl {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sigterm_under_load() {
     let _alone = ALONE.lock().await;
@@ -51,6 +107,7 @@ async fn a_sigterm_under_load() {
     }
     let client = RawClient::connect(&scene.pki, "apiserver", scene.ringfence.port).await;
     let watcher = Watcher::start(&client, 0).await;
+    let etcdctl = Etcdctl::watch_through_first(&scene, &second);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let began = Instant::now();
     let status = tokio::task::block_in_place(|| scene.ringfence.stop());
@@ -70,15 +127,21 @@ async fn a_sigterm_under_load() {
     let again = Watcher::start(&client, next).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let written = writer.stop().await;
-    crate::support::wait_for("the last event", || again.seen().revisions.last() == written.last());
+    wait_for("the last event", || again.seen().revisions.last() == written.last());
+    let last = written.len() - 1;
+    wait_for("the last event at etcdctl", || etcdctl.values().last() == Some(&last));
+    let shown = etcdctl.values();
+    assert_eq!(shown, (shown[0]..=last).collect::<Vec<_>>(), "lost or doubled at etcdctl");
     let mut revisions = seen.revisions;
     revisions.extend(again.seen().revisions);
     println!(
         "SIGTERM under load: exit code {:?} after {took:.0?}; calls by status {endings:?}; \
-         the watch was told {:?} and went on elsewhere: {} events, none lost or doubled",
+         the watch was told {:?} and went on elsewhere: {} events, none lost or doubled; etcdctl watch showed {} events, \
+         none lost or doubled",
         status.code(),
         seen.status,
-        revisions.len()
+        revisions.len(),
+        shown.len()
     );
     assert_eq!(status.code(), Some(0));
     assert_eq!(seen.status, Some(14));
