@@ -10,10 +10,14 @@
     reason = "a test fails by panicking; helpers of tests are no #[test] themselves"
 )]
 
+#[path = "support/tables.rs"]
+mod tables;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use tables::rows;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const FOLDER: &str = "deploy/prometheus";
@@ -128,24 +132,6 @@ fn cases() -> BTreeMap<String, [u32; 2]> {
         assert_eq!(name, None, "{file}: the last case has no `exp_alerts`");
     }
     cases
-}
-
-/// The rows of every table whose first column has that title: their cells.
-fn rows<'a>(text: &'a str, title: &str) -> Vec<Vec<&'a str>> {
-    let mut rows = Vec::new();
-    let mut inside = false;
-    for line in text.lines() {
-        let Some(row) = line.strip_prefix('|').and_then(|line| line.strip_suffix('|')) else {
-            inside = false;
-            continue;
-        };
-        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        inside |= cells[0] == title;
-        if inside && cells[0] != title && !cells[0].starts_with("--") {
-            rows.push(cells);
-        }
-    }
-    rows
 }
 
 /// What stands between backticks.

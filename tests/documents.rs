@@ -6,6 +6,9 @@
     reason = "a test fails by panicking; helpers of tests are no #[test] themselves"
 )]
 
+#[path = "support/tables.rs"]
+mod tables;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +19,7 @@ use ringfence::document::Problems;
 use ringfence::etcd::{KeyVerb, Page, StoreVerb};
 use ringfence::metrics::{LoginResult, Metrics, OwnCertificate, ReloadUnit, RevocationList};
 use ringfence::policy::{Policy, PolicySource};
+use tables::rows;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -53,24 +57,6 @@ fn blocks(text: &str) -> Vec<(String, String)> {
         blocks.push((language.to_owned(), format!("{content}\n")));
     }
     blocks
-}
-
-/// The rows of every table whose first column has that title: their cells.
-fn rows<'a>(text: &'a str, title: &str) -> Vec<Vec<&'a str>> {
-    let mut rows = Vec::new();
-    let mut inside = false;
-    for line in text.lines() {
-        let Some(row) = line.strip_prefix('|').and_then(|line| line.strip_suffix('|')) else {
-            inside = false;
-            continue;
-        };
-        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        inside |= cells[0] == title;
-        if inside && cells[0] != title && !cells[0].starts_with("--") {
-            rows.push(cells);
-        }
-    }
-    rows
 }
 
 /// What stands between backticks.
