@@ -66,7 +66,7 @@ impl Watches {
         touches: Touches,
         is_named: bool,
     ) -> Result<(), UsedBefore> {
-        let is_used = self.over.contains(&id) || (is_named && id <= self.highest_picked);
+        let is_used = self.over.contains(&id) || (is_named && self.was_picked(id));
         if is_used || self.over.len() >= OVER_MAX || self.live.contains_key(&id) {
             self.take_back(&touches);
             return Err(UsedBefore);
@@ -83,10 +83,15 @@ impl Watches {
     pub(super) fn ended(&mut self, id: i64) {
         if let Some(touches) = self.live.remove(&id) {
             self.take_back(&touches);
-            if id > self.highest_picked {
+            if !self.was_picked(id) {
                 self.over.insert(id);
             }
         }
+    }
+
+    /// Whether etcd may have picked it; it counts from 0, and a client may name less.
+    fn was_picked(&self, id: i64) -> bool {
+        (0..=self.highest_picked).contains(&id)
     }
 
     pub(super) fn count(&self) -> usize {

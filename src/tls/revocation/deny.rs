@@ -69,7 +69,9 @@ impl Denied {
             is_named(named, &file.path, &file.pattern)
                 && !there.iter().any(|(_, path)| *path == file.path)
         };
-        let mut count: usize = before.iter().filter(is_gone).map(|file| file.entries.len()).sum();
+        let gone: usize = before.iter().filter(is_gone).map(|file| file.entries.len()).sum();
+        // As many may be gone as may be there: an old file must not keep a new denial out.
+        let mut count = gone.saturating_sub(ENTRIES_MAX);
         for (named, path) in there.iter().copied() {
             let known = before.iter().find(|file| file.path == path);
             let room = ENTRIES_MAX.saturating_sub(count);
